@@ -1,0 +1,75 @@
+# Two commands: `make demo` shows replication at work, `make test` runs the test suite. Neither needs anything but Python.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+
+.PHONY: help demo test test-triggers chaos bench lint types imports migrations docs venv-demo venv-dev clean
+
+help:
+	@echo "make demo        start a master and two replicas on real data (ONCE=1: verify and exit)"
+	@echo "make test        run the whole test suite; missing services are skipped, or fail with CI=true"
+	@echo "make test-triggers    run what decides about captured changes, captured by triggers"
+	@echo "make bench       measure this package beside its peer, on RabbitMQ and PostgreSQL (BENCH=--small: a few rows)"
+	@echo "make chaos       break the system in every known way and compare all with a ledger (an hour; ARGS=--help)"
+	@echo "make lint types imports migrations docs    the other checks"
+
+# An environment is made again when what it is made from changes; the stamp tells what is in it.
+$(VENV)/.installed-%: pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+venv-demo: $(VENV)/.installed-demo
+venv-dev: $(VENV)/.installed-dev
+
+demo: $(VENV)/.installed-demo
+	$(RUN) -m example_project.demo $(if $(ONCE),--once)
+
+test: $(VENV)/.installed-test
+	$(RUN) -m pytest $(ARGS)
+
+# What decides about captured changes, once more with triggers in place of the ORM.
+CAPTURED := tests/test_flow.py tests/test_bulk.py tests/fidelity/test_keys.py tests/fidelity/test_previous.py \
+	tests/invariants/test_master_races.py
+test-triggers: $(VENV)/.installed-test
+	CQRS_TEST_CAPTURE=trigger $(RUN) -m pytest $(CAPTURED) $(ARGS)
+
+# Each library in an environment of its own, on the same Django: the newest that the peer takes.
+BENCH_VENV := .venv-bench
+PEER_VENV := .venv-peer
+BENCH_DJANGO := Django>=5.2,<6
+$(BENCH_VENV)/.installed: Makefile pyproject.toml
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' '$(BENCH_DJANGO)'
+	touch $@
+
+$(PEER_VENV)/.installed: Makefile
+	test -x $(PEER_VENV)/bin/python || $(PYTHON) -m venv $(PEER_VENV)
+	$(PEER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		'django-cqrs==3.1.0' '$(BENCH_DJANGO)' 'psycopg[binary]>=3.2' 'amqp>=5.2'
+	touch $@
+
+bench: $(BENCH_VENV)/.installed $(PEER_VENV)/.installed
+	$(BENCH_VENV)/bin/python -m benchmarks --peer-python $(PEER_VENV)/bin/python $(BENCH)
+
+chaos: $(VENV)/.installed-test
+	$(RUN) -m tests.chaos $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev
+	$(BIN)/lint-imports setup.cfg
+
+migrations: $(VENV)/.installed-dev
+	DJANGO_SETTINGS_MODULE=tests.settings CQRS_TEST_ENGINES=sqlite $(RUN) -m django makemigrations --check --dry-run django_cqrs_celery
+
+docs: $(VENV)/.installed-dev
+	$(RUN) -m sphinx -W -q -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) $(BENCH_VENV) $(PEER_VENV) .demo docs/_build build dist *.egg-info

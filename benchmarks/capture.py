@@ -1,0 +1,272 @@
+"""What capturing costs the writer, on one engine: ``python -m benchmarks.capture postgresql``.
+
+A plain table, one captured by the ORM and one captured by triggers take turns in one process; prints one JSON object a
+line, times as quotients of the plain table's (``ratio``). With ``--writers 100 --seconds 60`` pgbench writes by plain
+SQL while a relay empties the outbox: throughput beside that of the plain table, deadlocks, and changes that were lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import django
+from django.conf import settings
+
+ENGINES = ("postgresql", "mariadb", "sqlite")
+KINDS = ("plain", "orm", "trigger")
+BLOCK = 100
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capture", description=__doc__)
+    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("--saves", type=int, default=1000)
+    parser.add_argument("--updated", type=int, default=100_000)
+    parser.add_argument("--created", type=int, default=5000)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--writers", type=int, default=0, help="pgbench clients; nothing else is measured then")
+    parser.add_argument("--seconds", type=int, default=60)
+    options = parser.parse_args()
+    connection = prepare(options.engine)
+    try:
+        measure = writers(options) if options.writers else costs(options)
+        for numbers in measure:
+            print(json.dumps({"engine": options.engine, **numbers}), flush=True)
+    finally:
+        connection.creation.destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
+
+
+def prepare(engine: str) -> Any:
+    """Django with a database of its own on this engine."""
+    from tests import services
+
+    if engine == "mariadb":
+        import pymysql
+
+        pymysql.install_as_MySQLdb()
+    settings.configure(
+        SECRET_KEY="benchmark", USE_TZ=True, DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        INSTALLED_APPS=["django_cqrs_celery", "benchmarks.capturing"],
+        DATABASES={"default": {**services.database(engine, "cqrs_bench_capture"), "CONN_MAX_AGE": None}},
+        CQRS={"master": {"dispatch": "relay"}},
+    )  # fmt: skip
+    django.setup()
+    from django.db import connection
+
+    connection.creation.create_test_db(verbosity=0, autoclobber=True)
+    return connection
+
+
+def models() -> dict[str, Any]:
+    """The three models by the way in which they are captured."""
+    from benchmarks.capturing.models import ByORM, ByTrigger, Plain
+
+    return dict(zip(KINDS, (Plain, ByORM, ByTrigger), strict=True))
+
+
+def empty() -> None:
+    """No rows anywhere."""
+    from django_cqrs_celery.models import OutboxMessage
+
+    for model in (*models().values(), OutboxMessage):
+        model.objects.all()._raw_delete("default")
+
+
+# --- one writer ------------------------------------------------------------------------------------------------------
+
+
+def costs(options: Any) -> Iterator[dict[str, Any]]:
+    """Medians over the repetitions of what each write costs, beside the plain table's."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(options.repetitions):
+        empty()
+        for name, times in saves(options.saves):
+            found.setdefault(name, []).append(times)
+        empty()
+        many = bulk(options)
+        for name, times in many:
+            found.setdefault(name, []).append(times)
+    for name, repetitions in found.items():
+        medians = {kind: statistics.median(times[kind] for times in repetitions) for kind in repetitions[0]}
+        ratios = {
+            f"ratio_{kind}": round(statistics.median(t[kind] / t["plain"] for t in repetitions), 2)
+            for kind in ("orm", "trigger")
+            if kind in medians
+        }
+        yield {"write": name, **ratios, **{f"{kind}_us": round(value * 1e6, 1) for kind, value in medians.items()}}
+    yield {"write": "memory", "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
+
+
+def saves(count: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Median seconds of one ``save()``."""
+    from django.db import transaction
+
+    def in_blocks(instances: list[Any]) -> list[float]:
+        times = []
+        for start in range(0, len(instances), BLOCK):
+            began = time.perf_counter()
+            with transaction.atomic():
+                for instance in instances[start : start + BLOCK]:
+                    instance.save()
+            times.append((time.perf_counter() - began) / len(instances[start : start + BLOCK]))
+        return times
+
+    def one_by_one(instances: list[Any]) -> list[float]:
+        return [timed(instance.save) for instance in instances]
+
+    for place, how in (("autocommit", one_by_one), ("blocks of 100", in_blocks)):
+        rows = {kind: [model(name=f"{number}") for number in range(count)] for kind, model in models().items()}
+        for verb in ("create", "update"):
+            times: dict[str, float] = {}
+            for kind, instances in rows.items():
+                for instance in instances:
+                    instance.note = verb
+                times[kind] = statistics.median(how(instances))
+            yield f"save(), {verb}, {place}", times
+
+
+def bulk(options: Any) -> Iterator[tuple[str, dict[str, float]]]:
+    """Seconds of ``bulk_create`` and of one ``QuerySet.update()``."""
+    rows = {kind: [m(name=str(n)) for n in range(options.created)] for kind, m in models().items()}
+    yield (
+        f"bulk_create of {options.created:,}",
+        {kind: timed(lambda m=m, kind=kind: m.objects.bulk_create(rows[kind])) for kind, m in models().items()},
+    )
+    empty()
+    for model in models().values():
+        for start in range(0, options.updated, 10_000):
+            model.objects.bulk_create([model(name=str(n)) for n in range(start, min(start + 10_000, options.updated))])
+    _forget()
+    yield (
+        f"QuerySet.update() of {options.updated:,}",
+        {kind: timed(lambda m=m: m.objects.update(note="changed")) for kind, m in models().items()},
+    )
+
+
+def _forget() -> None:
+    from django.db import connection
+
+    from django_cqrs_celery.models import OutboxMessage
+
+    OutboxMessage.objects.all()._raw_delete("default")
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE")
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+# --- many writers ----------------------------------------------------------------------------------------------------
+
+ROWS = 10_000
+SCRIPT = "\\set id random(1, {rows})\nUPDATE {table} SET balance = balance + 1 WHERE id = :id;\n"
+
+
+class Counted:
+    """In place of the broker: keeps the highest revision that was published of each row."""
+
+    def __init__(self) -> None:
+        self.revisions: dict[int, int] = {}
+
+    def publish(self, message: Any) -> None:
+        """Note the changes of a message."""
+        from django_cqrs_celery.dataclasses import decode_message
+
+        for change in decode_message(message.body):
+            revision = change.instance_data["cqrs_revision"]
+            self.revisions[change.instance_pk] = max(revision, self.revisions.get(change.instance_pk, 0))
+
+
+def writers(options: Any) -> Iterator[dict[str, Any]]:
+    """Transactions per second of pgbench on the plain table and on the one with triggers, a relay beside."""
+    from django_cqrs_celery.models import OutboxMessage
+
+    rates: dict[str, list[float]] = {"plain": [], "trigger": []}
+    for model in models().values():
+        model.objects.bulk_create([model(pk=number, name=str(number)) for number in range(1, ROWS + 1)])
+    OutboxMessage.objects.all()._raw_delete("default")
+    published, over = Counted(), threading.Event()
+    relay = threading.Thread(target=_relay, args=(published, over))
+    before = _deadlocks()
+    relay.start()
+    try:
+        for _ in range(options.repetitions):
+            for kind in rates:
+                rates[kind].append(_pgbench(models()[kind]._meta.db_table, options.writers, options.seconds))
+    finally:
+        over.set()
+        relay.join()
+    rows = dict(models()["trigger"].objects.values_list("pk", "cqrs_revision"))
+    lost = sum(1 for pk, revision in rows.items() if revision != published.revisions.get(pk, 0))
+    plain, captured = (statistics.median(rates[kind]) for kind in ("plain", "trigger"))
+    yield {
+        "writers": options.writers, "seconds": options.seconds, "plain_tps": round(plain),
+        "trigger_tps": round(captured), "throughput": round(captured / plain, 3), "lost": lost,
+        "changes": sum(rows.values()),
+        "left": OutboxMessage.objects.pending().count(), "deadlocks": _deadlocks() - before,
+    }  # fmt: skip
+
+
+def _relay(published: Counted, over: threading.Event) -> None:
+    from django.db import connection
+
+    from django_cqrs_celery import dispatcher
+
+    while True:
+        last = over.is_set()
+        dispatcher.drain("default", published)
+        if last:
+            break
+        over.wait(0.2)
+    connection.close()
+
+
+def _deadlocks() -> int:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return cursor.fetchone()[0]
+
+
+def _pgbench(table: str, clients: int, seconds: int) -> float:
+    from django.db import connection
+
+    program = shutil.which("pgbench") or next(iter(sorted(glob("/usr/lib/postgresql/*/bin/pgbench"))), None)
+    if program is None:
+        raise SystemExit("There is no pgbench: install PostgreSQL's server package or its contrib package.")
+    address = connection.settings_dict
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "write.sql"
+        script.write_text(SCRIPT.format(rows=ROWS, table=table))
+        done = subprocess.run(
+            [program, "-n", "-f", str(script), "-c", str(clients), "-j", "2", "-T", str(seconds), "-M", "prepared",
+             "-h", address["HOST"], "-p", str(address["PORT"]), "-U", address["USER"], address["NAME"]],
+            capture_output=True, text=True, env={**os.environ, "PGPASSWORD": address["PASSWORD"]}, check=False,
+        )  # fmt: skip
+    if done.returncode or "aborted" in done.stderr:
+        raise SystemExit(f"pgbench failed: {done.stderr}")
+    return next(float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("tps"))
+
+
+if __name__ == "__main__":
+    main()

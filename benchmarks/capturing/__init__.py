@@ -1,0 +1,1 @@
+"""Three tables of the same columns: plain, captured by the ORM, captured by triggers."""

@@ -1,0 +1,245 @@
+"""Capture by the database: the triggers of a master model, declared as one of its constraints.
+
+As a constraint they come and go with migrations, as any other part of the schema does; ``triggers_schema`` sees to it
+that they do. The SQL is that of ``triggers_<engine>``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from django.core.exceptions import FieldDoesNotExist
+from django.db import connections, models
+
+from django_cqrs_celery import (
+    conf,
+    images,
+    signals,
+    tracker,
+    triggers_mysql,
+    triggers_plan,
+    triggers_postgresql,
+    triggers_sqlite,
+)
+from django_cqrs_celery.constants import REVISION_FIELD, UPDATED_FIELD
+from django_cqrs_celery.fields import marked
+from django_cqrs_celery.registries import MasterRegistry
+from django_cqrs_celery.triggers_plan import Column, Plan
+
+#: What the names of all triggers begin with.
+PREFIX = "cqrs_"
+OUTBOX_TABLE = "django_cqrs_celery_outboxmessage"
+
+State = Literal["installed", "missing", "disabled", "outdated"]
+
+_ENGINES: dict[str, Any] = {
+    "postgresql": triggers_postgresql, "mysql": triggers_mysql, "sqlite": triggers_sqlite,
+}  # fmt: skip
+
+
+def is_supported(connection: Any) -> bool:
+    """Whether there are triggers for this engine."""
+    return connection.vendor in _ENGINES
+
+
+class CaptureTrigger(models.BaseConstraint):
+    """The triggers that capture the changes of one master model.
+
+    ``cqrs_id``; ``fields``: names of the columns a change of which is replicated; ``tracked``: names of those whose
+    previous values travel. All else is the model's own, so that it follows a renamed table.
+    """
+
+    def __init__(
+        self, *, name: str, cqrs_id: str, fields: Sequence[str], tracked: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.cqrs_id, self.fields, self.tracked = cqrs_id, tuple(fields), tuple(tracked)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CaptureTrigger) and self.deconstruct() == other.deconstruct()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.cqrs_id, self.fields, self.tracked))
+
+    def __repr__(self) -> str:
+        return f"<CaptureTrigger: {self.cqrs_id}>"
+
+    def deconstruct(self) -> Any:
+        """As migrations write it."""
+        path, args, kwargs = super().deconstruct()
+        kwargs.update(cqrs_id=self.cqrs_id, fields=self.fields)
+        if self.tracked:
+            kwargs["tracked"] = self.tracked
+        return path, args, kwargs
+
+    def validate(self, *args: Any, **kwargs: Any) -> None:
+        """Every row is welcome."""
+
+    def check(self, model: Any, connection: Any) -> list[Any]:
+        """The checks of this package say what there is to say."""
+        return []
+
+    def plan(self, model: Any, connection: Any) -> Plan:
+        """What the engine needs to know; a field that the model does not have yet, or no more, is left out."""
+        options = model._meta
+        key = options.pk
+        compared = [f for f in self._fields(model, self.fields) if f.name != UPDATED_FIELD]
+        if any(isinstance(field, models.GeneratedField) for field in compared):
+            compared = [f for f in options.local_concrete_fields if f.name not in (REVISION_FIELD, UPDATED_FIELD)]
+        return Plan(
+            name=self.name,
+            cqrs_id=self.cqrs_id,
+            table=options.db_table,
+            key=Column.of(key),
+            compared=tuple(
+                str(f.column)
+                for f in compared
+                if f.name != REVISION_FIELD and not isinstance(f, models.GeneratedField)
+            ),
+            tracked=tuple(map(Column.of, self._fields(model, self.tracked))),
+            revision=options.get_field(REVISION_FIELD).column,
+            updated=options.get_field(UPDATED_FIELD).column,
+            outbox=OUTBOX_TABLE,
+            quote=connection.ops.quote_name,
+            native_uuid=connection.features.has_native_uuid_field,
+        )
+
+    @staticmethod
+    def _fields(model: Any, names: Sequence[str]) -> list[Any]:
+        found = []
+        for name in names:
+            try:
+                found.append(model._meta.get_field(name))
+            except FieldDoesNotExist:
+                continue  # while a migration is on its way; the next operation brings the triggers up to date
+        return [field for field in found if field.column]
+
+    def install_sql(self, model: Any, connection: Any) -> list[str]:
+        """Statements that create the triggers, or create them anew."""
+        return _ENGINES[connection.vendor].install(self.plan(model, connection))
+
+    def uninstall_sql(self, model: Any, connection: Any) -> list[str]:
+        """Statements that take the triggers away."""
+        return _ENGINES[connection.vendor].uninstall(self.plan(model, connection))
+
+    def state(self, model: Any, connection: Any) -> State:
+        """What the database has of these triggers."""
+        plan = self.plan(model, connection)
+        found = _ENGINES[connection.vendor].found(connection, plan)
+        wanted = _ENGINES[connection.vendor].SUFFIXES
+        if not found:
+            return "missing"
+        if set(found) < set(wanted):
+            return "outdated"
+        if not all(enabled for _, enabled in found.values()):
+            return "disabled"
+        mark = f"{triggers_plan.MARK} {_fingerprint(self.install_sql(model, connection))}"
+        # MariaDB shows no body to a user without the privilege TRIGGER.
+        return "installed" if all(body is None or mark in body for body, _ in found.values()) else "outdated"
+
+    def names(self, field: Any) -> bool:
+        """Whether the triggers name the column of this field of the model."""
+        return field.primary_key or field.name in (*self.fields, *self.tracked, REVISION_FIELD, UPDATED_FIELD)
+
+    # Triggers are no part of a table: ``triggers_schema`` creates them, changes them and takes them away.
+
+    def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Nothing that would go into CREATE TABLE."""
+
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Nothing that would be one statement."""
+
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Nothing that would be one statement."""
+
+
+_MARKED = re.compile(re.escape(triggers_plan.MARK) + r" ([0-9a-f]{16})")
+
+
+def _fingerprint(statements: list[str]) -> str:
+    return next(match.group(1) for statement in statements if (match := _MARKED.search(statement)))
+
+
+# --- which models --------------------------------------------------------------------------------------------------
+
+
+def name_of(cqrs_id: str) -> str:
+    """Name of the triggers of a CQRS_ID, with room for the suffix of each."""
+    word = re.sub(r"\W+", "_", cqrs_id.lower(), flags=re.ASCII)[:24]
+    return f"{PREFIX}{word}_{hashlib.sha256(cqrs_id.encode()).hexdigest()[:6]}"
+
+
+def wanted(model: Any) -> bool:
+    """Whether the project asks for triggers on this model: by ``CQRS_CAPTURE``, else by the setting ``capture``."""
+    return (getattr(model, "CQRS_CAPTURE", None) or conf.capture()) == "trigger" and conf.outbox()
+
+
+def why_not(model: Any) -> str | None:
+    """Why the changes of this model cannot be captured by triggers; None where they can."""
+    options = model._meta
+    if options.parents:
+        return "its row is spread over several tables"
+    if any(model in other._meta.get_parent_list() for other in MasterRegistry.models.values()):
+        return "the rows of another master model are spread over its table and others"
+    if getattr(model, "CQRS_M2M_FIELDS", None):
+        return "it replicates many-to-many fields"
+    if type(options.pk).__name__ == "CompositePrimaryKey":
+        return "its primary key is composite"
+    names = [model.CQRS_ID, options.db_table, *(str(f.column) for f in options.local_concrete_fields)]
+    if any("%" in name for name in names):
+        return "there is a percent sign in its CQRS_ID, table or a column"
+    return None
+
+
+def declare(model: Any) -> None:
+    """Give a master model its triggers, if it is to have them."""
+    for parent in model._meta.get_parent_list():
+        # A write to the parent's table is a change of this model too, which triggers of the parent would not tell.
+        _keep(parent, [constraint for constraint in parent._meta.constraints if constraint not in declared_by(parent)])
+    if not wanted(model) or why_not(model) or not model.CQRS_PRODUCE or model._meta.proxy:
+        return
+    trigger = CaptureTrigger(
+        name=name_of(model.CQRS_ID),
+        cqrs_id=model.CQRS_ID,
+        fields=[field.name for field in images.replicated_fields.__wrapped__(model)],
+        tracked=[field.name for field in tracker.tracked_fields(model)],
+    )
+    others = [constraint for constraint in model._meta.constraints if not isinstance(constraint, CaptureTrigger)]
+    _keep(model, [*others, trigger])
+
+
+def _keep(model: Any, constraints: list[Any]) -> None:
+    if constraints != model._meta.constraints:
+        # Django compares what is in original_attrs with the migrations.
+        model._meta.constraints = model._meta.original_attrs["constraints"] = constraints
+
+
+def declared_by(model: Any) -> list[CaptureTrigger]:
+    """The triggers of a model, as it is now or as it was in a migration."""
+    return [constraint for constraint in model._meta.constraints if isinstance(constraint, CaptureTrigger)]
+
+
+def captures(model: Any, using: str) -> bool:
+    """Whether triggers capture the changes of this model on this database."""
+    return bool(declared_by(model._meta.concrete_model)) and is_supported(connections[using])
+
+
+def written(model: Any, using: str, revision: Any) -> Any:
+    """A revision as Django writes it where it sees to the outbox row itself, or none is to be written."""
+    return marked(revision) if captures(model, using) else revision
+
+
+def has_outbox(connection: Any) -> bool:
+    """Whether the table that triggers write to is there."""
+    with connection.cursor() as cursor:
+        return OUTBOX_TABLE in connection.introspection.table_names(cursor)
+
+
+def _on_master_registered(sender: Any, **kwargs: Any) -> None:
+    declare(sender)
+
+
+signals.master_registered.connect(_on_master_registered, dispatch_uid="django_cqrs_celery.triggers")

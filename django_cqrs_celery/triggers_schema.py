@@ -1,0 +1,190 @@
+"""How triggers come and go with migrations.
+
+A master model declares its triggers as a constraint, so that ``makemigrations`` writes down when they come, change and
+go. What a constraint can do by itself ends there: Django creates constraints one statement each, inside the table, and
+knows nothing of triggers that a renamed table or column leaves behind. So the schema editor of each connection is given
+these few lines; with them every operation leaves the triggers that its model declares, at once, so that a ``RunPython``
+of the same migration is captured too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from django.db.backends.signals import connection_created
+
+from django_cqrs_celery import triggers
+from django_cqrs_celery.triggers import CaptureTrigger
+from django_cqrs_celery.triggers_plan import MARK
+
+
+class _Editor:
+    """Mixed into the schema editor of every engine; where there are no triggers for it, it only leaves them out."""
+
+    connection: Any
+    #: While SQLite rebuilds a table.
+    _is_rebuilding = False
+
+    def __enter__(self) -> Any:
+        self._waiting: list[tuple[Any, CaptureTrigger]] = []
+        return super().__enter__()  # type: ignore[misc]
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        if exc_type is None and self._waiting and self._has_outbox():
+            for model, constraint in self._waiting:
+                self._install(model, constraint)
+        super().__exit__(exc_type, exc_value, traceback)  # type: ignore[misc]
+
+    def execute(self, sql: Any, params: Any = ()) -> None:
+        """Execute a statement; the constraint of triggers gives none."""
+        if sql is not None:
+            super().execute(sql, params)  # type: ignore[misc]
+
+    # -- constraints -------------------------------------------------------------------------------------------------
+
+    def add_constraint(self, model: Any, constraint: Any) -> None:
+        """Add a constraint, or install triggers."""
+        if isinstance(constraint, CaptureTrigger):
+            self._install(model, constraint)
+        else:
+            super().add_constraint(model, constraint)  # type: ignore[misc]
+
+    def remove_constraint(self, model: Any, constraint: Any) -> None:
+        """Remove a constraint, or triggers."""
+        if isinstance(constraint, CaptureTrigger):
+            self._uninstall(model, constraint)
+        else:
+            super().remove_constraint(model, constraint)  # type: ignore[misc]
+
+    # -- tables ------------------------------------------------------------------------------------------------------
+
+    def create_model(self, model: Any) -> None:
+        """Create a table and its triggers."""
+        super().create_model(model)  # type: ignore[misc]
+        if not self._is_rebuilding:
+            for constraint in triggers.declared_by(model):
+                self._install(model, constraint)
+
+    def delete_model(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        """Delete a table; PostgreSQL would keep the functions of its triggers."""
+        if not self._is_rebuilding:
+            for constraint in triggers.declared_by(model):
+                self._uninstall(model, constraint)
+        super().delete_model(model, *args, **kwargs)  # type: ignore[misc]
+
+    def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
+        """Rename a table; triggers speak of their table by its name."""
+        declared = [] if self._is_rebuilding or old_db_table == new_db_table else triggers.declared_by(model)
+        for constraint in declared:
+            self._uninstall(model, constraint)
+        super().alter_db_table(model, old_db_table, new_db_table)  # type: ignore[misc]
+        for constraint in declared:
+            self._install(model, constraint)
+
+    # -- columns -----------------------------------------------------------------------------------------------------
+
+    def add_field(self, model: Any, field: Any) -> None:
+        """Add a column, which triggers may have been waiting for: a foreign key of two models that need each other."""
+        super().add_field(model, field)  # type: ignore[misc]
+        for constraint in triggers.declared_by(field.model):
+            if constraint.names(field):
+                self._install(field.model, constraint)
+
+    def alter_field(self, model: Any, old_field: Any, new_field: Any, strict: bool = False) -> None:
+        """Alter a column; PostgreSQL refuses while a trigger names it, and afterwards its text may be another."""
+        altered = self._field_should_be_altered(old_field, new_field)  # type: ignore[attr-defined]
+        concerned = list(_concerned(old_field)) if altered else []
+        for owner, constraint in concerned:
+            self._uninstall(owner, constraint)
+        super().alter_field(model, old_field, new_field, strict)  # type: ignore[misc]
+        for owner, constraint in concerned:
+            now = new_field.model if owner is old_field.model else _same_model(owner, new_field.model._meta.apps)
+            self._install(now, constraint)
+
+    # -- triggers ----------------------------------------------------------------------------------------------------
+
+    def _install(self, model: Any, constraint: CaptureTrigger) -> None:
+        if not triggers.is_supported(self.connection):
+            return
+        if not self._has_outbox():
+            # A write to a table whose triggers find no outbox would fail, and SQLite would alter no table at all.
+            # A migration of this package installs what has been waiting for its tables.
+            self._waiting.append((model, constraint))
+            return
+        for statement in constraint.install_sql(model, self.connection):
+            self.execute(statement, None)
+
+    def _uninstall(self, model: Any, constraint: CaptureTrigger) -> None:
+        self._waiting = [(m, waiting) for m, waiting in self._waiting if waiting.name != constraint.name]
+        if triggers.is_supported(self.connection):
+            for statement in constraint.uninstall_sql(model, self.connection):
+                self.execute(statement, None)
+
+    def _has_outbox(self: Any) -> bool:
+        return self.collect_sql or triggers.has_outbox(self.connection)
+
+
+class _SQLiteEditor(_Editor):
+    """SQLite drops a table to alter it, and its triggers with it; it refuses where one names a table that is gone."""
+
+    def _remake_table(self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+        with self._triggers_aside():
+            super()._remake_table(model, *args, **kwargs)  # type: ignore[misc]
+
+    @contextmanager
+    def _triggers_aside(self: Any) -> Iterator[None]:
+        if self._is_rebuilding or self.collect_sql:
+            yield
+            return
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND instr(sql, %s)", [MARK])
+            found = dict(cursor.fetchall())
+        for name in found:
+            self.execute(f"DROP TRIGGER {self.quote_name(name)}", None)
+        self._is_rebuilding = True
+        try:
+            yield
+        finally:
+            self._is_rebuilding = False
+        for sql in found.values():
+            self.execute(sql, None)
+
+
+def _concerned(field: Any) -> Iterator[tuple[Any, CaptureTrigger]]:
+    """Triggers that name a column, or a foreign key that leads to it and is altered with it."""
+    for model in field.model._meta.apps.get_models():
+        for constraint in triggers.declared_by(model):
+            if any(constraint.names(own) and _leads_to(own, field) for own in model._meta.local_concrete_fields):
+                yield model, constraint
+
+
+def _leads_to(own: Any, field: Any) -> bool:
+    while not (own.model is field.model and own.name == field.name):
+        if own.remote_field is None:
+            return False
+        own = own.target_field
+    return True
+
+
+def _same_model(model: Any, apps: Any) -> Any:
+    return apps.get_model(model._meta.app_label, model._meta.model_name)
+
+
+@cache
+def _editor_class(base: type, vendor: str) -> type:
+    mixin = _SQLiteEditor if vendor == "sqlite" else _Editor
+    return type(base.__name__, (mixin, base), {"__module__": base.__module__})
+
+
+def _on_connection_created(sender: Any, connection: Any, **kwargs: Any) -> None:
+    base = connection.SchemaEditorClass
+    if not issubclass(base, _Editor):
+        connection.SchemaEditorClass = _editor_class(base, connection.vendor)
+
+
+def start() -> None:
+    """Look after the schema editors of all connections from now on."""
+    connection_created.connect(_on_connection_created, dispatch_uid="django_cqrs_celery.triggers_schema")

@@ -1,0 +1,1 @@
+"""A master and two replica services on real data; ``make demo`` runs them."""

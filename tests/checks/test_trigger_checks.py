@@ -1,0 +1,139 @@
+"""Each outcome of the checks of capture by triggers."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connections, models
+
+from django_cqrs_celery import triggers
+from django_cqrs_celery.mixins import MasterMixin
+from tests import routing
+
+CQRS = {"queue": "tests", "master": {"capture": "trigger"}}
+
+
+def master(name="Thing", base=MasterMixin, **attributes):
+    """Declare a master model for this test."""
+    attributes.setdefault("name", models.CharField(max_length=50))
+    meta = type("Meta", (), {"app_label": "master_app"})
+    return type(name, (base,), {"CQRS_ID": name.lower(), "__module__": __name__, "Meta": meta, **attributes})
+
+
+@pytest.fixture(autouse=True)
+def by_triggers(settings, check):
+    settings.CQRS = CQRS
+
+
+# --- what is declared ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capture", [None, "orm", "trigger"])
+def test_capture_that_is_right(check, settings, capture):
+    assert triggers.declared_by(master(CQRS_CAPTURE=capture)) or capture == "orm"
+    assert check(CQRS) == {}
+
+
+def test_capture_that_is_unknown(check):
+    master(CQRS_CAPTURE="triggers")
+    assert set(check(CQRS)) == {"E065"}
+
+
+def test_a_kind_of_model_that_has_no_triggers(check):
+    class Parent(models.Model):
+        class Meta:
+            app_label = "master_app"
+
+    class Thing(MasterMixin, Parent):
+        CQRS_ID = "thing"
+
+        class Meta:
+            app_label = "master_app"
+
+    found = check(CQRS)
+    assert set(found) == {"W066"}
+    assert "Thing are not captured by triggers" in found["W066"].msg
+
+
+@pytest.mark.parametrize(("capture", "expected"), [(None, {"W066"}), ("trigger", {"W066"}), ("orm", set())])
+def test_an_engine_that_has_no_triggers(check, monkeypatch, capture, expected):
+    monkeypatch.setattr(triggers, "is_supported", lambda connection: False)
+    master(CQRS_CAPTURE=capture)
+    found = check(CQRS)
+    assert set(found) == expected
+    assert all("the engine of the database" in message.msg for message in found.values())
+
+
+def test_an_outbox_that_is_off(check):
+    master()
+    assert set(check({"queue": "tests", "master": {"capture": "trigger", "outbox": False}})) == {"W066"}
+
+
+# --- what the database has -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(engine, by_triggers):
+    """A model with its table; gives the model and the connection."""
+    connection = connections[routing.current["master"]]
+    model = master()
+    with connection.schema_editor() as editor:
+        editor.create_model(model)
+    yield model, connection
+    with connection.schema_editor() as editor:
+        editor.delete_model(model)
+
+
+def _found(check, connection):
+    return set(check(CQRS, databases=[connection.alias]))
+
+
+def _remove_one(model, connection):
+    (constraint,) = triggers.declared_by(model)
+    with connection.cursor() as cursor:
+        cursor.execute(constraint.uninstall_sql(model, connection)[-1])
+
+
+def test_triggers_as_they_should_be(check, table):
+    assert _found(check, table[1]) == set()
+
+
+def test_no_connection_without_a_database_to_check(check, table):
+    model, connection = table
+    _remove_one(model, connection)
+    assert check(CQRS) == {}
+    assert check(CQRS, databases=["default"]) == {}
+
+
+def test_triggers_that_are_missing(check, table):
+    model, connection = table
+    (constraint,) = triggers.declared_by(model)
+    with connection.schema_editor() as editor:
+        editor.remove_constraint(model, constraint)
+    found = check(CQRS, databases=[connection.alias])
+    assert set(found) == {"W062"}
+    assert f"cqrs_triggers install --cqrs-id thing --database {connection.alias}" in found["W062"].hint
+
+
+def test_a_trigger_that_is_missing(check, table):
+    _remove_one(*table)
+    assert _found(check, table[1]) == {"W064"}
+
+
+def test_triggers_that_are_outdated(check, table):
+    model, connection = table
+    (constraint,) = triggers.declared_by(model)
+    constraint.fields = constraint.fields[:-1]
+    assert _found(check, connection) == {"W064"}
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)  # the others cannot disable a trigger
+def test_triggers_that_are_disabled(check, table):
+    model, connection = table
+    with connection.cursor() as cursor:
+        cursor.execute(f'ALTER TABLE "{model._meta.db_table}" DISABLE TRIGGER USER')
+    assert _found(check, connection) == {"W063"}
+
+
+def test_a_table_that_is_not_there_yet(check, engine):
+    master()
+    assert _found(check, connections[routing.current["master"]]) == set()

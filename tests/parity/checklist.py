@@ -1,0 +1,68 @@
+"""The lines that a project moving over relies on, by the module whose tests quote them."""
+
+LINES = {
+    "test_settings": [
+        "queue (a replica needs it)", "exchange (default cqrs)",
+        "transport, url, host, port, user, password, consumer_prefetch_count: a warning says where each has moved",
+        "CQRS_AUTO_UPDATE_FIELDS (False)", "CQRS_MESSAGE_TTL (86400 s, None = for ever)",
+        "correlation_function(signal_type, cqrs_id, instance_pk, queue)", "meta_function(obj=…, **kwargs)",
+        "CQRS_MAX_RETRIES (30; None = for ever, 0 = none)", "CQRS_RETRY_DELAY (2 s)",
+        "dead_letter_queue (dead_letter_<queue>)", "dead_message_ttl (864000 s, None = for ever)",
+        "delay_queue_max_size (no counterpart)", "CQRS_QUERY_TIMEOUT (ms)", "CQRS_LOG_TIMED_OUT_QUERIES",
+        "CQRS_QUERY_LOGGER",
+    ],
+    "test_masters": [
+        "CQRS_ID", "CQRS_PRODUCE = True", "CQRS_FIELDS = '__all__' | [...]", "CQRS_SERIALIZER: Cls(instance).data",
+        "CQRS_SERIALIZER: Django REST framework", "CQRS_TRACKED_FIELDS = None | [...] | '__all__'",
+        "save(update_fields=…, update_cqrs_fields=…)", "revision +1 once per transaction and instance",
+        "cqrs_saves_count", "is_initial_cqrs_save", "reset_cqrs_saves_count()", "save_tracked_fields()",
+        "get_tracked_fields_data()", "to_cqrs_dict(using, sync)", "cqrs_sync(using, queue) -> bool",
+        "is_sync_instance()", "get_cqrs_meta(**kwargs)", "relate_cqrs_serialization(queryset)",
+        "get_custom_cqrs_delete_data()", "call_post_bulk_create", "call_post_update", "managers: objects, cqrs",
+        "Model.cqrs.bulk_create(objs, **kw)", "Model.cqrs.bulk_update(queryset, **kw)",
+        "bulk_relate_cqrs_serialization(cqrs_id=None)", "one message per instance and transaction",
+        "a rollback sends nothing", "a rolled-back savepoint sends nothing of what it held", "the class is checked",
+        "the hooks' order",
+    ],
+    "test_models": [
+        "models with other metaclasses (django-mptt)", "multi-table inheritance", "proxies", "abstract bases",
+        "generic foreign keys", "the asynchronous ORM",
+    ],
+    "test_replicas": [
+        "CQRS_ID", "CQRS_MAPPING", "CQRS_CUSTOM_SERIALIZATION = False", "CQRS_SELECT_FOR_UPDATE = False",
+        "CQRS_NO_DB_OPERATIONS = False", "CQRS_META = False", "CQRS_ONLY_DIRECT_SYNCS = False",
+        "cqrs_save(master_data, previous_data=None, sync=False, meta=None)",
+        "cqrs_create(sync, mapped_data, previous_data=None, meta=None)",
+        "cqrs_update(sync, mapped_data, previous_data=None, meta=None)", "cqrs_delete(master_data, meta=None)",
+        "should_retry_cqrs(current_retry, exception=None)", "get_cqrs_retry_delay(current_retry)", "RawReplicaMixin",
+        "save_instance", "create_instance", "update_instance", "delete_instance", "older = stale",
+        "equal = duplicate", "a gap is reported", "a SYNC may set an older revision",
+        "fields that the replica lacks are dropped", "a required field that is missing fails the change",
+        "the hooks' order",
+    ],
+    "test_commands": [
+        "cqrs_consume", "cqrs_sync", "cqrs_bulk_dump", "cqrs_bulk_load", "cqrs_diff_master", "cqrs_diff_replica",
+        "cqrs_diff_sync", "cqrs_deleted_diff_replica", "cqrs_deleted_diff_master", "cqrs_deleted_sync_replica",
+        "cqrs_dead_letters dump | retry | purge",
+    ],
+    "test_other": [
+        "CQRSAdminMasterSyncMixin", "_cqrs_sync_queryset", "post_bulk_create, post_update", "ALL_BASIC_FIELDS",
+        "NO_QUEUE", "TransportPayload", "public names",
+    ],
+    "test_where_django_cqrs_is_wrong": [
+        "SAVE older than a DELETE arrives later", "DELETE older than the row arrives",
+        "DecimalField with 18+ digits", "DurationField, TimeField, BinaryField, FileField, JSON null",
+        "UUID primary key", "primary key not named id", "CQRS_ONLY_DIRECT_SYNCS", "cqrs_bulk_load --clear=…",
+        "several databases", "an instance saved, saved again in a savepoint that is rolled back, committed",
+        "a stale instance saved with update_fields", "objects.bulk_update, QuerySet.update()",
+        "an instance saved, its savepoint rolled back, saved again and committed",
+        "a body such as 123 or null, an expires that does not parse",
+        "body that is no JSON, lacks a key, has an unknown CQRS_ID", "a replica model with a plain ForeignKey",
+        "objects.bulk_create", "many-to-many",
+    ],
+    "test_where_django_cqrs_loses": [
+        "broker away during 100 saves", "process killed between commit and publish",
+        "two workers, two quick updates of each of 1,000 rows", "a body that kills the worker",
+        "a worker killed with -9", "replica database away for 80 s",
+    ],
+}  # fmt: skip

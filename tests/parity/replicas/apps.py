@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class Replicas(AppConfig):
+    name = "tests.parity.replicas"
+    label = "parity_replicas"
