@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-from tests import network, routing, services
+from tests import emptying, network, routing, services
 from tests.replica_app import models as replica_models
 
 # A suite that is started in the background of a shell ignores Ctrl+C, and so would the processes that it starts and
@@ -17,6 +17,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ENGINES = ("sqlite", "postgresql", "mariadb")
+
+emptying.install()
 
 
 def use_pair(master: str, replica: str) -> None:
