@@ -205,6 +205,6 @@ def test_a_project_that_was_moved_by_the_page_has_nothing_left_to_change(name, t
     names = {each: each for each in ("cqrs", "cqrs_celery", "search", "search_celery", "tasks")}
     service = fleets.Service(name, tmp_path, "postgres://nobody@127.0.0.1:1/none", names, Path("python"))
     assert [each for each in migrating.read(service.folder) if each.must]
-    service.move(commands=("sed",))
+    service.move(commands=("grep",))
     assert [str(each) for each in migrating.read(service.folder) if each.must] == []
     shutil.rmtree(service.folder)
