@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from django.db import connections
+from django.db import connections, transaction
 from django.test import TransactionTestCase
 
 from django_cqrs_celery.models import OutboxMessage
@@ -44,12 +44,12 @@ def empty(alias: str) -> None:
         cursor.execute(before)
         try:
             # The outbox comes last: elsewhere than on PostgreSQL triggers note these deletes there.
-            for table in sorted(tables, key=lambda name: name == OutboxMessage._meta.db_table):
-                cursor.execute(f"DELETE FROM {connection.ops.quote_name(table)}")
+            last = OutboxMessage._meta.db_table
+            with transaction.atomic(using=alias):
+                for table in [*(name for name in tables if name != last), *(n for n in _tables(alias) if n == last)]:
+                    cursor.execute(f"DELETE FROM {connection.ops.quote_name(table)}")
         finally:
             cursor.execute(after)
-        if OutboxMessage._meta.db_table in _tables(alias):
-            cursor.execute(f"DELETE FROM {connection.ops.quote_name(OutboxMessage._meta.db_table)}")
 
 
 @cache

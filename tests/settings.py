@@ -66,6 +66,12 @@ DATABASES = {"default": services.database("sqlite", "cqrs_default")}
 for _engine in ENGINES:
     for _side in ("master", "replica"):
         DATABASES[f"{_engine}_{_side}"] = services.database(_engine, f"cqrs_{_engine}_{_side}")
+#: These databases are thrown away: no commit has to be on the disk.
+for _settings in DATABASES.values():
+    if _settings["ENGINE"].endswith("sqlite3"):
+        _settings["OPTIONS"]["init_command"] = "PRAGMA synchronous = OFF"
+    elif _settings["ENGINE"].endswith("postgresql"):
+        _settings["OPTIONS"] = {"options": "-c synchronous_commit=off"}
 DATABASE_ROUTERS = ["tests.routing.Router"]
 
 CQRS = {"queue": "cqrs_tests", "exchange": "cqrs_tests", "master": {"dispatch": "relay"}}

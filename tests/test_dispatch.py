@@ -167,6 +167,8 @@ def test_commits_that_do_not_wait_for_the_disk_are_the_outbox_s_alone(transactio
             cursor.execute("SHOW synchronous_commit")
             return cursor.fetchone()[0]
 
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = on")  # as everywhere but in this suite
     master.Author.objects.create(name="one")
     assert net.pump() == 1
     assert setting() == "on"

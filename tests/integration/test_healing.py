@@ -27,8 +27,12 @@ from tests.integration.system import system
 ROWS = int(os.environ.get("CQRS_HEALING_ROWS", "1000"))
 INTERVAL = float(os.environ.get("CQRS_HEALING_INTERVAL", "1.5"))
 SECONDS = float(os.environ.get("CQRS_HEALING_SECONDS", "8"))
+#: Seconds between two kills, at least and at most: in the long form a worker that was started gets to work, too.
+PAUSES = (1, 4) if SECONDS < 60 else (2, 15)
 #: Seconds that a system of so many rows may take to become equal.
 PATIENCE = harness.DEADLINE + ROWS / 500
+
+pytestmark = pytest.mark.timeout(300 + ROWS / 50 + 3 * SECONDS)
 
 FILL = """
 for n in range(20):
@@ -261,7 +265,7 @@ def test_rounds_during_live_writes_and_kills(healed):
             end = time.monotonic() + SECONDS
             kills = 0
             while time.monotonic() < end:
-                time.sleep(min(chance.uniform(1, 4), max(0.1, end - time.monotonic())))
+                time.sleep(min(chance.uniform(*PAUSES), max(0.1, end - time.monotonic())))
                 which = chance.choice([0, 2])
                 started[which].kill()
                 kills += 1

@@ -24,6 +24,8 @@ PATIENCE = harness.DEADLINE + ROWS / 300
 #: What the writer does not touch was there before the replicas and has to come by the snapshot.
 UNTOUCHED = ROWS - 399
 
+pytestmark = pytest.mark.timeout(300 + ROWS / 50)
+
 LOOK = """
 state = SyncState.objects.filter(cqrs_id="city", mode="snapshot").first()
 complete = bool(state and state.finished_at and state.position is None)
