@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import connections, transaction
 
-from django_cqrs_celery import digests, images, outbox, sync
+from django_cqrs_celery import digests, images, outbox, sync, triggers
 from django_cqrs_celery.constants import REVISION_FIELD, OutboxStatus, SignalType
 from django_cqrs_celery.models import OutboxMessage
 
@@ -132,7 +132,8 @@ class Burial:
     def _take_away(self, text: str, known: int, instance: Any) -> None:
         last = outbox.last_deleted(self.model.CQRS_ID, [text], self.using).get(text, 0)
         revision = max(getattr(instance, REVISION_FIELD), last, known) + 1
-        self.model._base_manager.using(self.using).filter(pk=instance.pk).update(**{REVISION_FIELD: revision})
+        rows = self.model._base_manager.using(self.using).filter(pk=instance.pk)
+        rows.update(**{REVISION_FIELD: triggers.written(self.model, self.using, revision)})
         self.rows.create(
             signal_type=SignalType.DELETE.value, cqrs_id=self.model.CQRS_ID, instance_pk=text, queue=self.queue,
             revision=revision, status=int(OutboxStatus.PENDING if self.publish else OutboxStatus.SENT),

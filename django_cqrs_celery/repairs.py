@@ -18,7 +18,7 @@ from django.db import router
 from django.db.models import F
 from django.db.models.functions import Now
 
-from django_cqrs_celery import burials, conf, contents, digests, images, outbox, serialization, sync
+from django_cqrs_celery import burials, conf, contents, digests, images, outbox, serialization, sync, triggers
 from django_cqrs_celery.constants import PK_MAX_LENGTH, REVISION_FIELD, SyncMode
 from django_cqrs_celery.dataclasses import MAX_REVISION
 from django_cqrs_celery.exceptions import DecodeError
@@ -199,7 +199,9 @@ class Repair:
             return 0
         for pk, revision in behind.items():
             rows = self.model._base_manager.using(self.using).filter(pk=pk)
-            rows.filter(**{f"{REVISION_FIELD}__lte": revision}).update(**{REVISION_FIELD: revision + 1})
+            rows.filter(**{f"{REVISION_FIELD}__lte": revision}).update(
+                **{REVISION_FIELD: triggers.written(self.model, self.using, revision + 1)}
+            )
         # To all replicas: what has become the highest revision here must be so everywhere.
         rows = self.model._base_manager.using(self.using)
         keys_ahead = list(behind)

@@ -173,8 +173,11 @@ def name_of(cqrs_id: str) -> str:
 
 
 def wanted(model: Any) -> bool:
-    """Whether the project asks for triggers on this model: by ``CQRS_CAPTURE``, else by the setting ``capture``."""
-    return (getattr(model, "CQRS_CAPTURE", None) or conf.capture()) == "trigger" and conf.outbox()
+    """Whether the project asks for triggers on this model: by ``CQRS_CAPTURE``, else by the setting ``capture``.
+
+    It is asked while models are loaded, before the system check of a setting that is no good can say so.
+    """
+    return (getattr(model, "CQRS_CAPTURE", None) or conf.capture.raw()) == "trigger" and bool(conf.outbox.raw())
 
 
 def why_not(model: Any) -> str | None:

@@ -19,7 +19,7 @@ from django_cqrs_celery import burials, digest_sql, digests, dispatcher, syncing
 from django_cqrs_celery.constants import SyncMode
 from django_cqrs_celery.exceptions import ConfigurationError, DecodeError, UnknownCQRSId
 from django_cqrs_celery.models import DeadLetter, OutboxMessage, SyncState, Tombstone
-from tests import routing
+from tests import routing, unseen
 from tests.conftest import use_pair
 from tests.healing import Wire
 from tests.master_app import models as master
@@ -46,15 +46,10 @@ def pair(request, transactional_db):
     return request.param
 
 
-def unseen(model, values, **filters):
-    """Update rows past the capture, as raw SQL does."""
-    QuerySet(model, using=model.objects.db).filter(**filters).update(**values)
-
-
 def age(*models):
     """Let rows look as if nothing had happened to them for long."""
     for model in models:
-        unseen(model, {"cqrs_updated": LONG_AGO})
+        QuerySet(model, using=model.objects.db).update(cqrs_updated=LONG_AGO)  # does not travel, and is not captured
 
 
 def fill(wire, count=30):
@@ -90,7 +85,7 @@ class TestRounds:
         rows = fill(wire, 1200)
         older, gone = rows[3], rows[700]
         replica.Author.objects.filter(pk=older.pk).update(cqrs_revision=0, name="old")
-        unseen(master.Author, {"cqrs_revision": 2}, pk=older.pk)
+        unseen.update(master.Author, {"cqrs_revision": 2}, pk=older.pk)
         replica.Author.objects.filter(pk=gone.pk).delete()
         replica.Author.objects.create(id=10**7, name="extra", cqrs_revision=4, cqrs_updated=LONG_AGO)
         assert heal(wire) == sorted([("DELETE", 10**7), ("SYNC", older.pk), ("SYNC", gone.pk)], key=str)
@@ -127,7 +122,7 @@ class TestRounds:
         key = ours._meta.pk.name
         first, second = (getattr(row, key) for row in ours.objects.order_by("pk")[:2])
         theirs.objects.filter(pk=first).delete()
-        ours._base_manager.filter(pk=second)._raw_delete(routing.current["master"])
+        unseen.delete(ours, pk=second)
         sent = heal(wire, cqrs_id=kind)
         assert [signal for signal, _ in sent] == ["DELETE", "SYNC"]
         mine, yours = ours.objects.values_list("pk"), theirs.objects.values_list("pk")
@@ -164,7 +159,7 @@ class TestContent:
     def test_raw_sql_on_either_side(self, wire, side):
         rows = fill(wire)
         connection = connections[routing.current["master" if side is master else "replica"]]
-        with connection.cursor() as cursor:
+        with unseen.writes(side.Author), connection.cursor() as cursor:
             cursor.execute(f"UPDATE {side.Author._meta.db_table} SET rating = 5 WHERE id = %s", [rows[4].pk])
         assert heal(wire) == []
         assert heal(wire, content=True) == [("SYNC", rows[4].pk)]
@@ -175,9 +170,9 @@ class TestContent:
         master.Country.objects.create(iso="NL", name="n", secret="x")
         wire.run()
         age(master.Country, replica.Country)
-        unseen(master.Country, {"secret": "y"})
+        unseen.update(master.Country, {"secret": "y"})
         assert heal(wire, cqrs_id="country", content=True) == []
-        unseen(master.Country, {"name": "z"})
+        unseen.update(master.Country, {"name": "z"})
         assert heal(wire, cqrs_id="country", content=True) == [("SYNC", "NL")]
 
     def test_unknown_field(self, wire):
@@ -189,7 +184,7 @@ class TestContent:
 class TestDeletes:
     def test_guard(self, wire):
         rows = fill(wire, 20)
-        master.Author._base_manager.filter(pk__in=[row.pk for row in rows[:10]])._raw_delete(routing.current["master"])
+        unseen.delete(master.Author, pk__in=[row.pk for row in rows[:10]])
         assert heal(wire) == []
         assert state().guarded and state().rows_held_back == 10 and "max_delete_share" in state().message
         assert heal(wire, max_deletes=1.0) == sorted((("DELETE", row.pk) for row in rows[:10]), key=str)
@@ -200,7 +195,7 @@ class TestDeletes:
     def test_guard_where_as_many_are_missing(self, wire):
         rows = fill(wire, 20)
         for row in rows[:10]:
-            unseen(master.Author, {"id": row.pk + 1000}, pk=row.pk)
+            unseen.update(master.Author, {"id": row.pk + 1000}, pk=row.pk)
         assert not any(signal == "DELETE" for signal, _ in heal(wire))
         assert state().guarded
         assert not any(signal == "DELETE" for signal, _ in heal(wire))
@@ -208,7 +203,7 @@ class TestDeletes:
     def test_a_row_that_left_the_filter(self, wire, monkeypatch):
         rows = fill(wire, 10)
         monkeypatch.setattr(master.Author, "is_sync_instance", lambda self: self.name != "secret")
-        unseen(master.Author, {"name": "secret"}, pk=rows[2].pk)
+        unseen.update(master.Author, {"name": "secret"}, pk=rows[2].pk)
         assert heal(wire) == [("DELETE", rows[2].pk)]
         assert not replica.Author.objects.filter(pk=rows[2].pk).exists()
         assert heal(wire) == []
@@ -270,7 +265,8 @@ class TestRestore:
         replica.Author.objects.create(id=9000, name="from the future", cqrs_revision=3, cqrs_updated=LONG_AGO)
         assert heal(wire) == [("DELETE", 9000)]
         assert state().rows_ahead == 2 and "--force" in state().message
-        heal(wire, content=True, force=True)
+        forced = [("SYNC", row.pk) for row in (changed, same, deleted)]
+        assert heal(wire, content=True, force=True) == sorted(forced, key=str)
         assert authors(replica.Author) == authors(master.Author)
         assert master.Author.objects.get(pk=changed.pk).cqrs_revision == 7
         assert heal(wire, content=True) == []
@@ -284,7 +280,7 @@ class TestRestore:
         lost = list(wire.messages)
         wire.deliver()
         wire.messages.clear()
-        unseen(master.Author, {"name": "restored", "cqrs_revision": 0}, pk=rows[0].pk)
+        unseen.update(master.Author, {"name": "restored", "cqrs_revision": 0}, pk=rows[0].pk)
         age(master.Author, replica.Author)
         heal(wire, content=True, force=True)
         wire.messages = lost

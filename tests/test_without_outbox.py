@@ -9,7 +9,7 @@ from django.db import transaction
 
 from django_cqrs_celery import modes
 from django_cqrs_celery.models import OutboxMessage
-from tests import routing
+from tests import routing, services
 from tests.master_app import models as master
 from tests.replica_app import models as replica
 
@@ -50,6 +50,7 @@ def test_what_the_broker_does_not_take_is_lost_and_said(loose, caplog):
     loose.fails = True
     with caplog.at_level(logging.ERROR, logger="django_cqrs_celery.dispatcher"):
         master.Author.objects.create(name="a")
-    assert "lost" in caplog.text
     loose.fails = False
-    assert loose.pump() == 0
+    # Triggers that were there before the outbox was switched off write their rows until a migration removes them.
+    kept = 1 if services.BY_TRIGGER else 0
+    assert ("lost" in caplog.text, loose.pump()) == (not kept, kept)

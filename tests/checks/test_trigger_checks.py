@@ -38,6 +38,17 @@ def test_capture_that_is_unknown(check):
     assert set(check(CQRS)) == {"E065"}
 
 
+@pytest.mark.parametrize("name", ["capture", "outbox"])
+def test_a_setting_that_is_unknown(check, settings, name):
+    """The models are loaded all the same, so that the check has the word."""
+    cqrs = {"queue": "tests", "master": {"capture": "trigger", name: "triggers"}}
+    settings.CQRS = cqrs
+    master()
+    found = check(cqrs)
+    assert set(found) == {"E005"}
+    assert found["E005"].msg.startswith(f"CQRS['master']['{name}'] is 'triggers', expected")
+
+
 def test_a_kind_of_model_that_has_no_triggers(check):
     class Parent(models.Model):
         class Meta:

@@ -15,9 +15,11 @@ REPLICAS = json.loads(os.environ.get("TESTBED_REPLICAS", "{}"))
 BROKER_URL = os.environ.get("TESTBED_BROKER_URL", "memory://")
 BROKER_OPTIONS = json.loads(os.environ.get("TESTBED_BROKER_OPTIONS", "{}"))
 DEFAULT_QUEUE = os.environ.get("TESTBED_DEFAULT_QUEUE", "celery")
-#: More keys of CQRS, or of its parts, for one test.
+#: Who notices the master's changes: CQRS_TEST_CAPTURE=trigger says so for the whole run of tests.
+CAPTURE = os.environ.get("CQRS_TEST_CAPTURE", "orm")
 #: Whether workers ask for snapshots; tests of other things count messages.
 SNAPSHOTS = bool(os.environ.get("TESTBED_SNAPSHOTS"))
+#: More keys of CQRS, or of its parts, for one test.
 EXTRA = json.loads(os.environ.get("TESTBED_EXTRA", "{}"))
 #: Arguments of ``beat_schedule`` for digests.
 SYNC = json.loads(os.environ.get("TESTBED_SYNC", '{"sync_seconds": null}'))

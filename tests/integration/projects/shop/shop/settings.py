@@ -11,7 +11,10 @@ DATABASES = {"default": environment.database()}
 CQRS = {
     "exchange": environment.EXCHANGE,
     "queue_type": environment.QUEUE_TYPE,
-    "master": {"dispatch": environment.DISPATCH, "replicas": environment.REPLICAS, **environment.EXTRA},
+    "master": {
+        "dispatch": environment.DISPATCH, "replicas": environment.REPLICAS, "capture": environment.CAPTURE,
+        **environment.EXTRA,
+    },
 }
 CELERY_BROKER_URL = environment.BROKER_URL
 CELERY_BROKER_TRANSPORT_OPTIONS = environment.BROKER_OPTIONS
