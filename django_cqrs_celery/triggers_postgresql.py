@@ -71,8 +71,9 @@ def _statements(plan: Plan, print_: str) -> list[str]:
         f"SELECT max(d.revision) FROM {outbox} d WHERE d.signal_type = 'DELETE' AND d.cqrs_id = {cqrs_id}"
         " AND d.instance_pk = "
     )
-    before, after = (f"ROW({', '.join(f'{row}.{quote(c)}' for c in plan.compared)})::record" for row in ("OLD", "NEW"))
-    changed = f"{before} *<> {after}"
+    before, after = (f"ROW({', '.join(f'{row}.{quote(c)}' for c in plan.compared)})" for row in ("OLD", "NEW"))
+    # The operator *<> of two rows, by its name: pg_dump writes that one so that it cannot be restored.
+    changed = f"record_image_ne({before}, {after})"
     new_pk, old_pk = _text(plan.key, f"NEW.{key}"), _text(plan.key, f"OLD.{key}")
 
     def function(suffix: str, body: str) -> str:

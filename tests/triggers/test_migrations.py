@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests import services
-from tests.conftest import ENGINES
-from tests.triggers import scratch
-
 PLAIN = """
     class Product(models.Model):
         name = models.CharField(max_length=50)
@@ -19,14 +13,6 @@ MIXIN = """
         name = models.CharField(max_length=50)
         price = models.IntegerField(db_default=0)
 """
-
-
-@pytest.fixture(params=ENGINES)
-def project(request, tmp_path):
-    services.require(request.param)
-    with scratch.project(request.param, tmp_path) as made:
-        made.engine = request.param
-        yield made
 
 
 def quote(project, name):

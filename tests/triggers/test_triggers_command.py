@@ -10,19 +10,10 @@ import uuid
 import pytest
 
 from tests import services
-from tests.conftest import ENGINES
 from tests.integration.servers import run_sql
 from tests.triggers import scratch
 from tests.triggers.scratch import StepError
 from tests.triggers.test_migrations import CAPTURED, MIXIN, change, hearing, quote
-
-
-@pytest.fixture(params=ENGINES)
-def project(request, tmp_path):
-    services.require(request.param)
-    with scratch.project(request.param, tmp_path) as made:
-        made.engine = request.param
-        yield made
 
 
 def command(*args):
@@ -71,7 +62,7 @@ def test_nothing_to_do(tmp_path):
         assert "captured by triggers" in project.run("call", "cqrs_triggers", "status")
 
 
-def _client(project, settings=None):
+def client(project, settings=None):
     """Command line of the database's own client, which reads statements from its input."""
     settings = settings or project.databases["default"]
     if project.engine == "postgresql":
@@ -90,13 +81,13 @@ def test_sql_for_the_clients(project):
         project.run("script", script)
     else:
         for _ in range(2):
-            subprocess.run(_client(project), input=script, text=True, check=True, env=_environment(settings))
+            subprocess.run(client(project), input=script, text=True, check=True, env=environment(settings))
     assert project.run_all(hearing(project, cqrs_id="it's a product"), ("states", [], {})) == [
         CAPTURED, {"it's a product": "installed"},
     ]  # fmt: skip
 
 
-def _environment(settings):
+def environment(settings):
     password = str(settings["PASSWORD"])
     return {**os.environ, "PGPASSWORD": password, "MYSQL_PWD": password}
 
@@ -150,8 +141,8 @@ def guarded(request, tmp_path):
 
 def _as_administrator(project, statement):
     subprocess.run(
-        _client(project, project.administrator), input=statement, text=True, check=True,
-        env=_environment(project.administrator),
+        client(project, project.administrator), input=statement, text=True, check=True,
+        env=environment(project.administrator),
     )  # fmt: skip
 
 
