@@ -85,6 +85,7 @@ class Repair:
             state.round, state.started_at, state.finished_at, state.message = self.round, Now(), None, None
             state.rows_compared = state.rows_repaired = state.rows_deleted = 0
             state.rows_ahead = state.rows_held_back = state.listings = 0
+            state.options = None  # those of a round that was for this replica alone
             state.save(using=self.using)
             state.refresh_from_db(using=self.using)
         return state

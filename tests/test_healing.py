@@ -272,6 +272,15 @@ class TestRestore:
         assert heal(wire, content=True) == []
         assert state().rows_ahead == 0
 
+    def test_forced_also_after_a_round_for_this_replica_alone(self, wire):
+        """Such a round keeps its options where the replica's state is; they are not those of later rounds."""
+        rows = fill(wire, 3)
+        assert heal(wire, queue="cqrs_tests") == []
+        replica.Author.objects.filter(pk=rows[0].pk).update(cqrs_revision=6, name="future")
+        heal(wire, force=True)
+        assert state().rows_ahead == 0
+        assert authors(replica.Author) == authors(master.Author)
+
     def test_late_messages_of_the_lost_history_change_nothing(self, wire):
         rows = fill(wire, 3)
         rows[0].name = "lost"
