@@ -101,16 +101,16 @@ def _compare_rows(model: Any, note: Mapping[str, Any]) -> list[dict[str, Any]]:
     waiting = _waiting(cqrs_id, [text for _, text in wanted], using)
     wanted = [[wire, text] for wire, text in wanted if waiting.get(text, -1) < listed[text][1]]
     extra = [[text, row.revision] for text, row in own.items() if text not in listed and row.counts]
-    return _notes([wire for wire, _ in wanted], extra, ahead)
+    return _notes([wire for wire, _ in wanted], extra, ahead, note.get("compared"))
 
 
-def _notes(wanted: list[Any], extra: list[Any], ahead: list[Any]) -> list[dict[str, Any]]:
-    """The answer in pieces of a bearable size."""
+def _notes(wanted: list[Any], extra: list[Any], ahead: list[Any], compared: Any) -> list[dict[str, Any]]:
+    """The answer in pieces of a bearable size; ``compared`` is what the master has said of its round."""
     longest = max(len(wanted), len(extra), len(ahead))
     return [
         {
             "kind": "rows", "wanted": wanted[i : i + ROWS_PER_NOTE], "extra": extra[i : i + ROWS_PER_NOTE],
-            "ahead": ahead[i : i + ROWS_PER_NOTE], "last": i + ROWS_PER_NOTE >= longest,
+            "ahead": ahead[i : i + ROWS_PER_NOTE], "last": i + ROWS_PER_NOTE >= longest, "compared": compared,
         }  # fmt: skip
         for i in range(0, max(1, longest), ROWS_PER_NOTE)
     ]

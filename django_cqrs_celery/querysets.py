@@ -303,6 +303,10 @@ class SyncStateQuerySet(models.QuerySet[Any]):
         """Syncs that have begun and not ended."""
         return self.filter(position__isnull=False)
 
+    def alive(self, seconds: float) -> Self:
+        """Those that have given a sign of life within so many seconds."""
+        return self.filter(updated_at__gte=Now() - timedelta(seconds=seconds))
+
     def purge(self, *, older_than: float) -> int:
         """Forget replicas that have not answered for ``older_than`` seconds: their queues are gone."""
         return self.filter(updated_at__lt=Now() - timedelta(seconds=older_than))._raw_delete(self.db)

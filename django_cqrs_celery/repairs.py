@@ -32,6 +32,11 @@ VERSION = 1
 #: Rows that one listing names at the most, unless a single bucket has more.
 ROWS_PER_LISTING = 10_000
 
+#: Counts of a replica's state at the beginning of a round.
+NOTHING_YET = dict.fromkeys(
+    ("rows_compared", "rows_repaired", "rows_deleted", "rows_ahead", "rows_held_back", "listings"), 0
+)
+
 #: What a replica may answer.
 ANSWERS = ("equal", "unable", "buckets", "rows")
 
@@ -81,14 +86,18 @@ class Repair:
 
     def _state(self) -> SyncState:
         state = self.states.of(self.model.CQRS_ID, self.queue, SyncMode.DIGEST)
-        if state.round != self.round:
-            state.round, state.started_at, state.finished_at, state.message = self.round, Now(), None, None
-            state.rows_compared = state.rows_repaired = state.rows_deleted = 0
-            state.rows_ahead = state.rows_held_back = state.listings = 0
-            state.options = None  # those of a round that was for this replica alone
-            state.save(using=self.using)
+        if state.round != self.round and self._is_newest():
+            # ``options`` would be those of a round that was for this replica alone.
+            beginning = {"started_at": Now(), "finished_at": None, "message": None, "options": None, **NOTHING_YET}
+            self.states.filter(pk=state.pk).update(round=self.round, **beginning)
             state.refresh_from_db(using=self.using)
         return state
+
+    def _is_newest(self) -> bool:
+        """Whether no later round of all replicas has begun: a late answer is acted upon, but does not begin anew."""
+        whole = self.states.filter(cqrs_id=self.model.CQRS_ID, queue="", mode=SyncMode.DIGEST.value)
+        newest = whole.exclude(round="").values_list("round", flat=True).first()
+        return newest is None or newest == self.round
 
     def _note_down(self, **values: Any) -> None:
         SyncState.objects.using(self.using).filter(pk=self.state.pk).update(updated_at=Now(), **values)
@@ -138,7 +147,7 @@ class Repair:
                 listed.append([wire, row.revision, row.content] if content else [wire, row.revision])
         return {
             "version": VERSION, "kind": "rows", "cqrs_id": self.model.CQRS_ID, "round": self.round,
-            "scheme": scheme.to_dict(), "buckets": buckets, "rows": listed,
+            "scheme": scheme.to_dict(), "buckets": buckets, "rows": listed, "compared": self.state.rows_compared,
             "content": dict(content.kinds) if content else None,
         }  # fmt: skip
 
@@ -248,7 +257,10 @@ class Repair:
         return present, absent
 
     def _is_held_back(self, number: int) -> bool:
-        allowed = self.options.share * max(self.state.rows_compared, 1)
+        # The replica says again what its round has compared: the state may be of a later round that knows less yet.
+        known = self.note.get("compared")
+        compared = max(self.state.rows_compared, known if type(known) is int else 0)
+        allowed = self.options.share * max(compared, 1)
         if self.state.rows_deleted + number <= allowed:
             return False
         self._hold_back(self.state.rows_deleted + number)

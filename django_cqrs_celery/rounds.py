@@ -22,10 +22,12 @@ from django_cqrs_celery.constants import SyncMode
 from django_cqrs_celery.exceptions import CQRSError
 from django_cqrs_celery.models import SyncState
 from django_cqrs_celery.outbox import Message
-from django_cqrs_celery.repairs import VERSION, Options
+from django_cqrs_celery.repairs import NOTHING_YET, VERSION, Options
 
 #: Seconds between two notes of the position.
 KEEP_SECONDS = 1.0
+#: Seconds without a sign of life after which nobody waits for a round any more.
+PATIENCE = 30.0
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Round:
             return
         SyncState.objects.using(self.using).filter(pk=state.pk).update(
             round=self.token, options=self.options, position="{}", total=total, done=0, started_at=Now(),
-            finished_at=None, updated_at=Now(),
+            finished_at=None, updated_at=Now(), **NOTHING_YET,
         )  # fmt: skip
 
     def keep(self, position: Callable[[], Mapping[str, Any]], done: int, *, always: bool = False) -> None:
@@ -100,6 +102,23 @@ def full(
         if throttle:
             throttle(chunk.rows)
     run.end(done)
+
+
+def is_under_way(model: Any, queue: str | None) -> bool:
+    """Whether a digest of this model is being made, or a replica is still answering the last one.
+
+    A round that began before the last one's repairs have landed would ask for all of them again.
+    """
+    states = SyncState.objects.using(router.db_for_write(model)).filter(
+        cqrs_id=model.CQRS_ID, mode=SyncMode.DIGEST.value
+    )
+    replicas = states.filter(queue=queue) if queue else states.exclude(queue="")
+    if states.filter(queue__in=["", queue or ""]).running().alive(PATIENCE).exists():
+        return True
+    if replicas.filter(listings__gt=0).alive(PATIENCE).exists():
+        return True
+    asked = states.filter(queue=queue or "").order_by().alive(PATIENCE).values_list("round", flat=True).first()
+    return asked is not None and replicas.exclude(round=asked).exists()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,8 @@ class Wanted:
     dry_run: bool = False
     #: Round of a snapshot that is complete where this digest finds a replica equal.
     snapshot: str | None = None
+    #: Whether to leave out a digest while replicas still answer the last one.
+    unless_under_way: bool = False
 
     def problem(self, all_models: bool) -> str | None:
         """What does not go together, or None."""
@@ -49,7 +51,6 @@ class Wanted:
             return "Max-deletes is a share of the replica's rows, from 0 to 1."
         return "The rate is a positive number of rows a second." if self.rate is not None and self.rate <= 0 else None
 
-
     @classmethod
     def of_task(cls, mode: str | None, **arguments: Any) -> Wanted:
         """What the task is asked for: a digest where it says nothing, every row where it has a filter.
@@ -62,7 +63,8 @@ class Wanted:
         unknown = sorted(set(arguments) - _OF_TASK)
         if unknown:
             raise ConfigurationError(f"The task cqrs_sync has no argument {', '.join(unknown)}.")
-        return cls(mode=SyncMode(mode), **arguments)
+        unless_under_way = mode == SyncMode.DIGEST and not arguments.get("force")
+        return cls(mode=SyncMode(mode), unless_under_way=unless_under_way, **arguments)
 
 
 _OF_TASK = {"filters", "queue", "content", "force", "max_deletes", "rate", "resume"}
@@ -153,6 +155,12 @@ def _full(queryset: Any, wanted: Wanted, publisher: Any, on_rows: Callable[[str,
 def _digest(queryset: Any, wanted: Wanted, publisher: Any, on_rows: Callable[[str, int], None]) -> Report:
     model = queryset.model
     report = Report(cqrs_id=model.CQRS_ID)
+    if wanted.unless_under_way and rounds.is_under_way(model, wanted.queue):
+        logger.info(
+            "%s: replicas are still answering the last digest; this one is left out.", model.CQRS_ID,
+            extra={"action": "cqrs_digest_left_out"},
+        )  # fmt: skip
+        return report
     if not wanted.dry_run:
         # What has changed and is not published yet would look like a difference.
         dispatcher.drain(router.db_for_write(model), publisher, seconds=DRAIN_SECONDS)

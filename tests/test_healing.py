@@ -15,7 +15,7 @@ from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from django_cqrs_celery import burials, digest_sql, digests, dispatcher, syncing, tasks
+from django_cqrs_celery import burials, digest_sql, digests, dispatcher, rounds, syncing, tasks
 from django_cqrs_celery.constants import SyncMode
 from django_cqrs_celery.exceptions import ConfigurationError, DecodeError, UnknownCQRSId
 from django_cqrs_celery.models import DeadLetter, OutboxMessage, SyncState, Tombstone
@@ -192,6 +192,22 @@ class TestDeletes:
         heal(wire)
         assert not state().guarded and state().message is None
 
+    def test_a_late_answer_after_a_later_round_has_begun_is_acted_upon(self, wire):
+        rows = fill(wire, 20)
+        unseen.delete(master.Author, pk=rows[0].pk)
+        wire.using = routing.current["master"]
+        wanted = syncing.Wanted(mode=SyncMode.DIGEST)
+        syncing.run(["author"], wanted)
+        for _ in range(3):  # digest, buckets, listing; what the listing found out is on its way
+            wire.step()
+        syncing.run(["author"], wanted)
+        late, later = wire.notes
+        wire.notes[:] = [later]
+        wire.step()
+        wire.notes.append(late)
+        assert set(wire.settle()) == {("DELETE", rows[0].pk)}
+        assert not state().guarded and replica.Author.objects.count() == 19
+
     def test_guard_where_as_many_are_missing(self, wire):
         rows = fill(wire, 20)
         for row in rows[:10]:
@@ -298,6 +314,45 @@ class TestRestore:
 
 
 @pytest.mark.usefixtures("engine")
+class TestUnderWay:
+    """What beat starts waits for the answers of the round before."""
+
+    def begin(self, wire, queue=None):
+        wire.using = routing.current["master"]
+        syncing.run(["author"], syncing.Wanted.of_task(None, queue=queue))
+        return len(wire.notes)
+
+    def test_the_next_round_begins_when_all_have_answered(self, wire):
+        rows = fill(wire, 20)
+        unseen.delete(replica.Author, pk=rows[0].pk)
+        assert heal(wire) == [("SYNC", rows[0].pk)]  # the replica is known from now on
+        unseen.delete(replica.Author, pk=rows[1].pk)
+        assert self.begin(wire) == 1
+        for _ in range(3):  # the digest is on its way, then the buckets, then the listing
+            assert self.begin(wire) == 1
+            wire.step()
+        assert self.begin(wire) == 1
+        assert wire.settle() == [("SYNC", rows[1].pk)]
+        assert self.begin(wire) == 1
+        assert wire.settle() == []
+
+    def test_a_replica_that_does_not_answer_is_not_waited_for_for_long(self, wire):
+        fill(wire, 3)
+        assert heal(wire) == []
+        assert self.begin(wire) == 1
+        wire.notes.clear()
+        assert self.begin(wire) == 0
+        SyncState.objects.update(updated_at=timezone.now() - datetime.timedelta(seconds=rounds.PATIENCE + 1))
+        assert self.begin(wire) == 1
+
+    def test_a_person_is_not_kept_waiting(self, wire):
+        fill(wire, 3)
+        assert heal(wire) == []
+        self.begin(wire)
+        wire.notes.clear()
+        assert heal(wire) == [] and state().verified_at
+
+
 class TestKilled:
     def test_a_digest_goes_on(self, wire, monkeypatch):
         monkeypatch.setattr(digests, "CHUNK", 10)
