@@ -17,6 +17,7 @@ from django_cqrs_celery.mixins import MasterMixin
 from django_cqrs_celery.models import OutboxMessage
 from django_cqrs_celery.registries import MasterRegistry
 from django_cqrs_celery.utils import bulk_relate_cqrs_serialization
+from tests import services
 from tests.parity.masters import models as master
 from tests.parity.mixed import master_alias, named, sent
 from tests.parity.replicas import models as replica
@@ -166,16 +167,18 @@ def test_update_fields(net, account, cqrs):
     """save(update_fields=…, update_cqrs_fields=…)"""
     account.name = "b"
     account.save(update_fields=["name"])
-    assert sent(net) == []
+    silent = 1 if services.BY_TRIGGER else 0  # triggers capture every save
+    assert len(sent(net)) == silent
+    net.messages.clear()
     account.save(update_fields=["name"], update_cqrs_fields=True)
     account.refresh_from_db()
     assert [change["instance_data"]["name"] for change in sent(net)] == ["b"]
-    assert account.cqrs_revision == 1
+    assert account.cqrs_revision == 1 + silent
     net.messages.clear()
     cqrs(master={"CQRS_AUTO_UPDATE_FIELDS": True})
     account.save(update_fields=["name"])
     account.save(update_fields=["name"], update_cqrs_fields=False)
-    assert [change["instance_data"]["cqrs_revision"] for change in sent(net)] == [2]
+    assert [change["instance_data"]["cqrs_revision"] for change in sent(net)] == [2 + 2 * silent]
 
 
 def test_revision(net):
@@ -204,7 +207,8 @@ def test_saves_count(net, account):
         assert account.cqrs_saves_count == 2
         assert master.Account.objects.get().cqrs_saves_count == 0
     assert account.cqrs_saves_count == 0
-    assert named(master.Account.calls, "is_sync_instance") == [(0,), (1,)]
+    # Triggers capture every save, so that the hook is asked for the one of some fields, too.
+    assert named(master.Account.calls, "is_sync_instance") == [(0,), (1,), *([(2,)] if services.BY_TRIGGER else [])]
 
 
 def test_initial_save(net, account):

@@ -18,7 +18,7 @@ from django_cqrs_celery.exceptions import ConfigurationError
 from django_cqrs_celery.mixins import RawReplicaMixin
 from django_cqrs_celery.models import DeadLetter
 from django_cqrs_celery.tasks import cqrs_apply
-from tests import conftest, routing
+from tests import conftest, routing, services
 from tests.parity.masters import models as master
 from tests.parity.mixed import change, sent
 from tests.parity.replicas import models as replica
@@ -73,7 +73,8 @@ def test_auto_update_fields(net, cqrs):
     account = master.Account.objects.create(name="a")
     net.run()
     account.save(update_fields=["name"])
-    assert sent(net) == []
+    assert len(sent(net)) == (1 if services.BY_TRIGGER else 0)  # triggers capture every save
+    net.messages.clear()
     cqrs(master={"CQRS_AUTO_UPDATE_FIELDS": True})
     account.save(update_fields=["name"])
     assert len(sent(net)) == 1

@@ -3,63 +3,24 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 
 import pytest
-from django.db import connections, transaction
+from django.core.management import call_command
+from django.db import transaction
 from django.db.models import F
 
 from django_cqrs_celery import triggers
 from django_cqrs_celery.models import OutboxMessage
-from tests import routing
 from tests.master_app import models as master
-from tests.replica_app import models as replica
-
-TABLE = "master_app_stock"
-NOW = "CURRENT_TIMESTAMP"
-
-
-def connection():
-    return connections[routing.current["master"]]
-
-
-def run(sql):
-    with connection().cursor() as cursor:
-        cursor.execute(sql)
-
-
-def heard(net):
-    """What the replica was told: signal type, primary key and revision of each change; both sides are equal then."""
-    net.pump()
-    changes = [change for message in net.messages for change in json.loads(message.body)[1]["changes"]]
-    net.deliver()
-    net.messages.clear()
-    columns = ("pk", "name", "amount", "shelf", "cqrs_revision")
-    assert list(replica.Stock.objects.order_by("pk").values_list(*columns)) == list(
-        master.Stock.objects.order_by("pk").values_list(*columns)
-    )
-    return sorted((c["signal_type"], c["instance_pk"], c["instance_data"]["cqrs_revision"]) for c in changes)
-
-
-@pytest.fixture
-def stocks(engine, net):
-    """Three rows that the replica has, at revision 0."""
-    for number in (1, 2, 3):
-        run(f"INSERT INTO {TABLE} (id, name, amount, cqrs_updated) VALUES ({number}, 'n{number}', {number}, {NOW})")
-    assert heard(net) == [("SAVE", 1, 0), ("SAVE", 2, 0), ("SAVE", 3, 0)]
-    return engine
+from tests.triggers.stock import NOW, TABLE, connection, heard, on_conflict, run
 
 
 def upsert(**options):
     if connection().features.supports_update_conflicts_with_target:
         options["unique_fields"] = ["id"]
     return {"update_conflicts": True, "update_fields": ["name", "amount"], **options}
-
-
-def on_conflict(update):
-    if connection().vendor == "mysql":
-        return f"ON DUPLICATE KEY UPDATE {update}"
-    return f"ON CONFLICT (id) DO UPDATE SET {update}"
 
 
 def save_with_f():
@@ -92,6 +53,19 @@ def two_savepoints():
             pass
         with transaction.atomic(using=connection().alias):
             master.Stock.objects.filter(pk=1).update(amount=200)
+
+
+def load(*fixtures):
+    """What ``loaddata`` does with rows of these values."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump([{"model": "master_app.stock", **fixture} for fixture in fixtures], file)
+        file.flush()
+        call_command("loaddata", file.name, database=connection().alias, verbosity=0)
+
+
+def same(pk, **values):
+    """A row as ``stocks`` made it, but for these values."""
+    return {"pk": pk, "fields": {"name": f"n{pk}", "amount": pk, **values}}
 
 
 Stock = master.Stock
@@ -146,6 +120,16 @@ WRITES = {
         [],
     ),
     "savepoints": (two_savepoints, [SAVE1]),
+    "cqrs.bulk_create()": (lambda: Stock.cqrs.bulk_create([Stock(pk=4, name="d")]), [("SAVE", 4, 0)]),
+    "cqrs.bulk_update()": (lambda: Stock.cqrs.bulk_update(Stock.objects.filter(pk=1), name="x"), [SAVE1]),
+    "loaddata": (
+        lambda: load(same(1), same(2, amount=9), same(3, cqrs_revision=7), same(4)),
+        [("SAVE", 2, 1), ("SAVE", 3, 7), ("SAVE", 4, 0)],
+    ),
+    "loaddata of old rows": (
+        lambda: load(*(same(pk, amount=9, cqrs_revision=0, cqrs_updated="2020-01-01T00:00:00Z") for pk in (1, 4))),
+        [SAVE1, ("SAVE", 4, 0)],
+    ),
 }  # fmt: skip
 
 
