@@ -12,7 +12,7 @@ from django_cqrs_celery import checks_models as common
 from django_cqrs_celery import conf, triggers, triggers_upkeep
 from django_cqrs_celery.triggers_upkeep import TriggerSet
 
-_CAPTURES = (None, "orm", "trigger")
+_CAPTURES = (None, "auto", "orm", "trigger")
 
 
 def problems(model: Any) -> Iterator[CheckMessage]:
@@ -21,8 +21,8 @@ def problems(model: Any) -> Iterator[CheckMessage]:
     if capture not in _CAPTURES:
         yield common.error(
             "E065",
-            f"{common.label(model)}.CQRS_CAPTURE is {capture!r}, expected 'orm', 'trigger' or None.",
-            "Write 'orm' or 'trigger', or leave it out for what CQRS['master']['capture'] says.",
+            f"{common.label(model)}.CQRS_CAPTURE is {capture!r}, expected 'auto', 'orm', 'trigger' or None.",
+            "Write 'auto', 'orm' or 'trigger', or leave it out for what CQRS['master']['capture'] says.",
             model,
         )
         return
@@ -67,14 +67,16 @@ def _state_problem(found: TriggerSet) -> Iterator[CheckMessage]:
     if state == "missing":
         yield common.warning(
             "W062",
-            f"The triggers {where} are missing: its changes are lost to the replicas.",
+            f"The triggers {where} are missing: the ORM captures its changes until they come, and those that others"
+            " make are lost to the replicas.",
             f"Run migrate. If it has nothing to do, run {command}, then cqrs_sync for what was written meanwhile.",
             found.model,
         )
     elif state == "disabled":
         yield common.warning(
             "W063",
-            f"Triggers {where} are disabled: its changes are lost to the replicas.",
+            f"Triggers {where} are disabled: its changes are lost to the replicas until processes are started anew;"
+            " then the ORM captures them, and those that others make are lost.",
             f"Run {command}, then cqrs_sync for what was written meanwhile.",
             found.model,
         )

@@ -32,8 +32,8 @@ class RawMasterMixin(models.Model):
     CQRS_FIELDS: ClassVar[Sequence[str] | Literal["__all__"]] = ALL_BASIC_FIELDS
     #: Dotted path of a class: ``Class(instance).data`` is what travels, instead of fields.
     CQRS_SERIALIZER: ClassVar[str | None] = None
-    #: Who notices changes: ``'orm'``, ``'trigger'``, or None for what the setting ``capture`` says.
-    CQRS_CAPTURE: ClassVar[Literal["orm", "trigger"] | None] = None
+    #: Who notices changes: ``'auto'``, ``'orm'``, ``'trigger'``, or None for what the setting ``capture`` says.
+    CQRS_CAPTURE: ClassVar[Literal["auto", "orm", "trigger"] | None] = None
     #: Names of many-to-many fields whose links travel with the row, or ``'__all__'``.
     CQRS_M2M_FIELDS: ClassVar[Sequence[str] | Literal["__all__"] | None] = None
     #: Names of fields whose previous values travel too, or ``'__all__'``.

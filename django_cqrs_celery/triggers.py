@@ -45,6 +45,16 @@ def is_supported(connection: Any) -> bool:
     return connection.vendor in _ENGINES
 
 
+def belong(cqrs_id: str, connection: Any) -> bool:
+    """Whether declared triggers are to be in this database: with ``'auto'`` only on PostgreSQL.
+
+    Elsewhere they may need rights that few have, and see less.
+    """
+    if not is_supported(connection):
+        return False
+    return connection.vendor == "postgresql" or _asked_for(MasterRegistry.models.get(cqrs_id)) != "auto"
+
+
 class CaptureTrigger(models.BaseConstraint):
     """The triggers that capture the changes of one master model.
 
@@ -140,6 +150,12 @@ class CaptureTrigger(models.BaseConstraint):
         # MariaDB shows no body to a user without the privilege TRIGGER.
         return "installed" if all(body is None or mark in body for body, _ in found.values()) else "outdated"
 
+    def is_there(self, model: Any, connection: Any) -> bool:
+        """Whether the database has all of these triggers, as the model declares them or as it did before."""
+        engine = _ENGINES[connection.vendor]
+        found = engine.found(connection, self.plan(model, connection))
+        return set(found) >= set(engine.SUFFIXES) and all(enabled for _, enabled in found.values())
+
     def names(self, field: Any) -> bool:
         """Whether the triggers name the column of this field of the model."""
         return field.primary_key or field.name in (*self.fields, *self.tracked, REVISION_FIELD, UPDATED_FIELD)
@@ -177,7 +193,11 @@ def wanted(model: Any) -> bool:
 
     It is asked while models are loaded, before the system check of a setting that is no good can say so.
     """
-    return (getattr(model, "CQRS_CAPTURE", None) or conf.capture.raw()) == "trigger" and bool(conf.outbox.raw())
+    return _asked_for(model) in ("auto", "trigger") and bool(conf.outbox.raw())
+
+
+def _asked_for(model: Any) -> Any:
+    return getattr(model, "CQRS_CAPTURE", None) or conf.capture.raw()
 
 
 def why_not(model: Any) -> str | None:
@@ -218,6 +238,7 @@ def _keep(model: Any, constraints: list[Any]) -> None:
     if constraints != model._meta.constraints:
         # Django compares what is in original_attrs with the migrations.
         model._meta.constraints = model._meta.original_attrs["constraints"] = constraints
+        forget_what_is_there()
 
 
 def declared_by(model: Any) -> list[CaptureTrigger]:
@@ -225,9 +246,32 @@ def declared_by(model: Any) -> list[CaptureTrigger]:
     return [constraint for constraint in model._meta.constraints if isinstance(constraint, CaptureTrigger)]
 
 
+#: Whether triggers capture, by model, alias and name of the database.
+_capturing: dict[tuple[Any, str, str], bool] = {}
+
+
 def captures(model: Any, using: str) -> bool:
-    """Whether triggers capture the changes of this model on this database."""
-    return bool(declared_by(model._meta.concrete_model)) and is_supported(connections[using])
+    """Whether triggers capture the changes of this model on this database.
+
+    Looks once in each process: where the triggers that the model declares are not there, because no migration has
+    brought them yet, the ORM captures. A process that takes them for absent when they have come does no harm: two
+    promises of one change are one.
+    """
+    concrete, connection = model._meta.concrete_model, connections[using]
+    key = (concrete, using, str(connection.settings_dict["NAME"]))
+    found = _capturing.get(key)
+    if found is None:
+        declared = declared_by(concrete)
+        found = _capturing[key] = bool(declared) and all(
+            belong(constraint.cqrs_id, connection) and constraint.is_there(concrete, connection)
+            for constraint in declared
+        )
+    return found
+
+
+def forget_what_is_there() -> None:
+    """Look again, because triggers have come or gone."""
+    _capturing.clear()
 
 
 def written(model: Any, using: str, revision: Any) -> Any:

@@ -107,8 +107,9 @@ class _Editor:
     # -- triggers ----------------------------------------------------------------------------------------------------
 
     def _install(self, model: Any, constraint: CaptureTrigger) -> None:
-        if not triggers.is_supported(self.connection):
+        if not triggers.belong(constraint.cqrs_id, self.connection):
             return
+        triggers.forget_what_is_there()
         if not self._has_outbox():
             # A write to a table whose triggers find no outbox would fail, and SQLite would alter no table at all.
             # A migration of this package installs what has been waiting for its tables.
@@ -119,6 +120,7 @@ class _Editor:
 
     def _uninstall(self, model: Any, constraint: CaptureTrigger) -> None:
         self._waiting = [(m, waiting) for m, waiting in self._waiting if waiting.name != constraint.name]
+        triggers.forget_what_is_there()
         if triggers.is_supported(self.connection):
             for statement in constraint.uninstall_sql(model, self.connection):
                 self.execute(statement, None)

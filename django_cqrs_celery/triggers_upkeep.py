@@ -61,11 +61,12 @@ def sets(alias: str | None = None) -> Iterator[TriggerSet]:
     for _, model in sorted(MasterRegistry.models.items()):
         for constraint in triggers.declared_by(model):
             for name in connections if alias is None else [alias]:
-                if triggers.is_supported(connections[name]) and router.allow_migrate_model(name, model):
+                if triggers.belong(constraint.cqrs_id, connections[name]) and router.allow_migrate_model(name, model):
                     yield TriggerSet(model=model, constraint=constraint, alias=name)
 
 
 def _execute(alias: str, statements: list[str]) -> None:
+    triggers.forget_what_is_there()
     with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)

@@ -89,6 +89,19 @@ def drop_migrations(app: str, names: list[str]) -> None:
         path.write_text(re.sub(r"    replaces = \[.*?\]\n", "", path.read_text(), flags=re.DOTALL))
 
 
+def saved(label: str, **values: Any) -> list[str]:
+    """Create, update and delete a row by the ORM; the signal types that are in the outbox then."""
+    from django.apps import apps
+
+    from django_cqrs_celery.models import OutboxMessage
+
+    OutboxMessage.objects.all().delete()
+    row = apps.get_model(label).objects.create(**values)
+    row.save()
+    row.delete()
+    return list(OutboxMessage.objects.order_by("pk").values_list("signal_type", flat=True))
+
+
 def outbox() -> list[list[Any]]:
     """What the outbox holds: signal type, CQRS_ID, primary key."""
     from django_cqrs_celery.models import OutboxMessage

@@ -121,6 +121,21 @@ def test_capture_is_switched(project):
     assert heard == [CAPTURED]
 
 
+def test_auto(project):
+    """Triggers on PostgreSQL alone, by the same migrations; where they are not there, the ORM captures."""
+    project.cqrs["master"]["capture"] = "auto"
+    by_orm = "saved", ["catalog.Product"], {"name": "a"}
+    change(project, PLAIN)
+    operations, heard = change(project, MIXIN, hearing(project), ("states", [], {}), by_orm)
+    assert "Create constraint" in operations
+    seen = [CAPTURED, {"product": "installed"}] if project.engine == "postgresql" else [[], {}]
+    assert heard == [*seen, ["SAVE", "SAVE", "DELETE"]]
+    assert "No changes" in change(project, MIXIN)[0]
+
+    uninstall = "call", ["cqrs_triggers", "uninstall"], {}
+    assert project.run_all(uninstall, by_orm)[1] == ["SAVE", "SAVE", "DELETE"]
+
+
 def test_without_migrations(project):
     """Apps without migrations, and tests with ``--nomigrations``: tables are made with their triggers."""
     project.migrated = False
