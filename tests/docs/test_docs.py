@@ -52,7 +52,7 @@ def test_json_is_json(block: Block) -> None:
 
 
 def test_languages_are_known() -> None:
-    assert {block.language for block in BLOCKS} <= {"python", "json", "shell", "text", "plpgsql"}
+    assert {block.language for block in BLOCKS} <= {"python", "json", "shell", "text", "plpgsql", "sql"}
 
 
 # --- settings ------------------------------------------------------------------------------------------------------
@@ -114,7 +114,8 @@ def test_the_options_of_a_command_are_all_listed_and_explained(name: str) -> Non
 
 def command_lines() -> Iterator[Any]:
     for page in PAGES:
-        text = re.sub(r"\)? \| ", "\n", page.read_text())  # commands that are joined by pipes are lines of their own
+        # Commands that are joined by pipes are lines of their own.
+        text = re.sub(r"\)?[ \\\n]+\| ", "\n", page.read_text())
         for found in re.findall(r"(?:manage\.py |``)(cqrs_\w+[^`\n]*)", text):
             words = shlex.split(found.rstrip(")"))
             if words[0] in COMMANDS:

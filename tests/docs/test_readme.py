@@ -2,64 +2,20 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
+import textwrap
 from importlib.metadata import entry_points
 
-import kombu
 import pytest
 
-from tests import services
-from tests.docs.blocks import ROOT, Runner
+from tests.docs.conftest import HOWTO
+from tests.docs.running import Runner
 
-README = ROOT / "README.rst"
-HOWTO = ROOT / "docs" / "howto"
-
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
-def own_names(mark: str) -> dict[str, str]:
-    """Names on the pages that would meet those of others on the broker, and the test's own."""
-    return {
-        "amqp://guest:guest@localhost:5672//": services.AMQP_URL,
-        '"shop.changes"': f'"shop.changes.{mark}"',
-        'CELERY_TASK_DEFAULT_QUEUE = "shop"': f'CELERY_TASK_DEFAULT_QUEUE = "shop.{mark}"',
-        '"queue": "search"': f'"queue": "search.{mark}"',
-        "-Q search": f"-Q search.{mark}",
-        "-n search@%h": f"-n search.{mark}@%h",
-        "-n shop@%h": f"-n shop.{mark}@%h",
-        '"queue": "stats"': f'"queue": "stats.{mark}"',
-        "--queue stats": f"--queue stats.{mark}",
-        "-Q stats": f"-Q stats.{mark}",
-        "-n stats@%h": f"-n stats.{mark}@%h",
-    }
-
-
-@pytest.fixture(scope="module")
-def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    """The two projects of the README as they are at its end, with their workers running."""
-    services.require("rabbitmq")
-    mark = uuid.uuid4().hex[:12]
-    runner = Runner(tmp_path_factory.mktemp("tutorial"), own_names(mark))
-    try:
-        runner.run(README)
-        runner.run(HOWTO / "add-a-replica.rst")
-        runner.run(HOWTO / "first-fill.rst")
-        runner.run(HOWTO / "schema-contract.rst")
-        yield runner
-        assert runner.used == set(runner.names), "names that are no longer on the pages"
-    finally:
-        runner.stop()
-        clean_broker(mark)
-
-
-def clean_broker(mark: str) -> None:
-    """Remove what the projects have declared."""
-    with kombu.Connection(services.AMQP_URL) as connection:
-        for queue in ("search", "dead_letter_search", "stats", "dead_letter_stats", "shop"):
-            connection.default_channel.queue_delete(f"{queue}.{mark}")
-        for exchange in ("shop.changes", "shop"):
-            connection.default_channel.exchange_delete(f"{exchange}.{mark}")
+def test_the_package_is_the_one_that_the_page_installs(tutorial: Runner) -> None:
+    where = "import django_cqrs_celery\nprint(django_cqrs_celery.__file__)"
+    assert tutorial.type("shop", where).startswith(str(tutorial.base / "environment"))
 
 
 def test_the_readme_replicates_rows(tutorial: Runner) -> None:
@@ -77,9 +33,13 @@ def test_the_worker_starts_without_a_warning(tutorial: Runner) -> None:
 
 
 def test_the_projects_pass_the_checks(tutorial: Runner) -> None:
+    code = """
+    from django.core.management import call_command
+    call_command("check", fail_level="WARNING")
+    call_command("makemigrations", check_changes=True, dry_run=True)
+    """
     for project in ("shop", "shop_search", "shop_stats"):
-        tutorial.call("python manage.py check --fail-level WARNING", project)
-        tutorial.call("python manage.py makemigrations --check --dry-run", project)
+        tutorial.type(project, textwrap.dedent(code))
 
 
 def test_the_tests_of_the_how_to_pass(tutorial: Runner) -> None:

@@ -9,7 +9,8 @@ import textwrap
 import pytest
 
 from tests import services
-from tests.docs.blocks import ROOT, Runner
+from tests.docs.blocks import ROOT
+from tests.docs.running import Runner
 
 if not services.IN_CI:
     pytest.importorskip("rest_framework")
