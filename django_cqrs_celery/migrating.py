@@ -64,6 +64,8 @@ class _Project:
         self.root = root
         self.found: list[Finding] = []
         self.has_app = self.has_beat = False
+        #: Whether a migration makes a master's columns of revisions, and whether one gives them their defaults.
+        self.has_columns = self.has_defaults = False
         #: Where ``CQRS`` is set, whatever the file is called.
         self.settings: list[tuple[str, int]] = []
 
@@ -89,6 +91,8 @@ class _Project:
         self.found += reader.found
         self.has_app = self.has_app or reader.has_app
         self.has_beat = self.has_beat or reader.has_beat
+        self.has_columns = self.has_columns or reader.has_columns
+        self.has_defaults = self.has_defaults or reader.has_defaults
         self.settings += [(name, line) for line in reader.settings]
 
     def of_the_whole(self) -> Iterator[Finding]:
@@ -98,6 +102,9 @@ class _Project:
                 yield Finding(name, line, "the project has no Celery app", rules.NO_APP)
             if not self.has_beat:
                 yield Finding(name, line, "beat does not know this package's tasks", rules.NO_BEAT)
+            if self.has_columns and not self.has_defaults:
+                what = "no migration gives cqrs_revision its default in the database"
+                yield Finding(name, line, what, rules.NO_DEFAULTS, False)
 
 
 # --- Python --------------------------------------------------------------------------------------------------------
@@ -109,7 +116,7 @@ class _Module(ast.NodeVisitor):
     def __init__(self, name: str, tree: ast.Module) -> None:
         self.name = name
         self.found: list[Finding] = []
-        self.has_app = self.has_beat = False
+        self.has_app = self.has_beat = self.has_columns = self.has_defaults = False
         self.settings: list[int] = []
         #: Names of the file that come from django-cqrs, with what they are there.
         self.known: dict[str, str] = {}
@@ -196,7 +203,9 @@ class _Module(ast.NodeVisitor):
             self.say(self.settings[-1] if self.settings else 1, "CQRS has no 'exchange'", rules.NO_EXCHANGE)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        """Models: their attributes and hooks."""
+        """Models: their attributes and hooks. Migrations: the columns of revisions."""
+        if node.name == "Migration":
+            self._migration(node)
         bases = {(_dotted(base) or "").rpartition(".")[2] for base in node.bases}
         real = {self.known.get(base, base) for base in bases}
         if real & rules.MIXINS or any(_assigned(each) == "CQRS_ID" for each in node.body):
@@ -207,6 +216,16 @@ class _Module(ast.NodeVisitor):
                 if isinstance(each, ast.FunctionDef) and each.name in rules.HOOKS:
                     self._hook(node.name, each)
         self.generic_visit(node)
+
+    def _migration(self, node: ast.ClassDef) -> None:
+        altered: set[str] = set()
+        for model, field in _revision_columns(node):
+            self.has_columns = self.has_columns or "default=" in field  # a replica's column has none, and stays
+            if "db_default=" in field:
+                self.has_defaults = True
+                altered |= {model} if model else set()
+        if len(altered) > 1 and not any(ast.unparse(each) == "atomic = False" for each in node.body):
+            self.say(node, f"alters the tables of {len(altered)} models in one transaction", rules.ATOMIC, False)
 
     def _hook(self, model: str, node: ast.FunctionDef) -> None:
         takes = {arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
@@ -233,6 +252,21 @@ def _dotted(node: ast.AST) -> str | None:
 def _assigned(node: ast.stmt) -> str | None:
     target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
     return target.id if isinstance(target, ast.Name) else None
+
+
+def _revision_columns(migration: ast.ClassDef) -> Iterator[tuple[str | None, str]]:
+    """The columns of revisions in a migration, as they are written; with the model where they are not made with it."""
+    for each in ast.walk(migration):
+        if isinstance(each, ast.Tuple) and len(each.elts) == 2 and _text(each.elts[0]) == "cqrs_revision":
+            yield None, ast.unparse(each.elts[1])
+        elif isinstance(each, ast.Call):
+            words = {keyword.arg: keyword.value for keyword in each.keywords}
+            if _text(words.get("name")) == "cqrs_revision" and "field" in words:
+                yield _text(words.get("model_name")), ast.unparse(words["field"])
+
+
+def _text(value: ast.expr | None) -> str | None:
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
 
 
 def _items(value: ast.expr) -> Iterator[tuple[str, ast.AST, ast.expr]]:

@@ -21,6 +21,14 @@ NO_EXCHANGE = (
     " have. A moved master names that in CQRS['master']['legacy_exchange'], a moved replica in"
     " CQRS['replica']['legacy_exchange']."
 )
+NO_DEFAULTS = (
+    "When the rest is done, run makemigrations --name cqrs_columns, write atomic = False into what it makes, and run"
+    " migrate."
+)
+ATOMIC = (
+    "Write atomic = False below the class: the lock of one table, held while the next is waited for, can end in a"
+    " deadlock with a service that writes to both."
+)
 PAYLOAD = "Name them: TransportPayload(signal_type=…, cqrs_id=…, instance_data=…, instance_pk=…)."
 
 #: Keys of ``CQRS`` that only django-cqrs has: with one of them the dict has not been moved yet.

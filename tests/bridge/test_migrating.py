@@ -133,6 +133,34 @@ def test_hooks_that_could_not_be_called(project):
     assert "(look) Old.cqrs_save()" in found["models.py:16"]
 
 
+COLUMNS = """
+class Migration(migrations.Migration):
+    operations = [
+        migrations.AlterField("a", "x", models.IntegerField()),
+        {}
+    ]
+"""
+ALTERED = "migrations.AlterField(model_name={!r}, name='cqrs_revision', field=models.IntegerField(db_default=0)),"
+
+
+def test_the_columns_of_revisions(project):
+    settings = "CQRS = {'queue': 'q', 'exchange': 'e'}\nCelery()\nbeat_schedule()\n"
+    first = "class Migration(A):\n    operations = [CreateModel('a', [('cqrs_revision', F(default=0))])]\n"
+    assert project(settings_dot_py=settings) == {}
+    for other in ("F()", "F(db_default=0, default=0)"):  # a replica's, and a master's that was made with this package
+        assert project(app__migrations__0001_dot_py=first.replace("F(default=0)", other)) == {}
+    found = project(app__migrations__0001_dot_py=first)
+    assert list(found) == ["settings.py:1"] and "makemigrations --name cqrs_columns" in found["settings.py:1"]
+    one = COLUMNS.format(ALTERED.format("a"))
+    assert project(app__migrations__0002_cqrs_columns_dot_py=one) == {}
+    two = COLUMNS.format(ALTERED.format("a") + ALTERED.format("b"))
+    found = project(app__migrations__0002_cqrs_columns_dot_py=two)
+    assert list(found) == ["app/migrations/0002_cqrs_columns.py:2"]
+    assert "(look) alters the tables of 2 models in one transaction → Write atomic = False" in str(found)
+    calm = two.replace("    operations", "    atomic = False\n    operations")
+    assert project(app__migrations__0002_cqrs_columns_dot_py=calm) == {}
+
+
 @pytest.mark.parametrize(
     "text", ["CQRS = dict(transport=1, queue='q')", "CQRS = {}\nCQRS['transport'] = 1\nCQRS['master']['url'] = 2"]
 )
