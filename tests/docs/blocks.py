@@ -13,6 +13,7 @@ A ``text`` block after one that was typed into the shell, or after commands, is 
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ class Block:
         return self.text.split("\n", 1)[0]
 
     def __str__(self) -> str:
-        return f"{self.path.relative_to(ROOT)}:{self.line}"
+        return f"{os.path.relpath(self.path, ROOT)}:{self.line}"
 
 
 def blocks(path: Path) -> Iterator[Block]:
