@@ -173,16 +173,19 @@ class Runner:
         if directory == "the clone":
             paths = [str(self.base / "environment" / "bin"), environment["PATH"]]
             environment = {**environment, "PATH": os.pathsep.join(paths)}
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
         try:
-            done = subprocess.run(
-                command, cwd=folder, env=environment, timeout=PATIENCE, text=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
-            )  # fmt: skip
+            printed, said = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired as error:
+            os.killpg(process.pid, signal.SIGKILL)  # what the shell has started, too
+            process.communicate()
             raise AssertionError(f"{command[-1]} takes too long; so far {error.output!r}\n{self.logs()}") from None
-        assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
-        self.printed = done.stdout
-        return done.stdout
+        assert process.returncode == 0, f"{command[-1]}\n{printed}\n{said}\n{self.logs()}"
+        self.printed = printed
+        return printed
 
     def expect(self, directory: str, code: str, shown: str, what: str = "printed") -> None:
         """Type the code again and again until it prints this."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.docs import running
 from tests.docs.running import Runner
 
 SHELL = ".. code-block:: shell\n\n   # in an empty directory\n   {}\n\n.. code-block:: text\n\n   {}\n"
@@ -37,6 +40,28 @@ def test_what_is_printed_is_compared(run) -> None:
 def test_a_command_that_fails_is_noticed(run, command: str) -> None:
     with pytest.raises(AssertionError, match=command.split()[0]):
         run(SHELL.format(command, ""))
+
+
+def test_a_command_that_does_not_end_is_ended_with_all_that_it_has_started(run, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(running, "PATIENCE", 2)
+    os.mkfifo(tmp_path / "open")  # has an end as soon as no process is left that holds it open
+    reader = os.open(tmp_path / "open", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(AssertionError, match="takes too long"):
+            run(SHELL.format("sh -c 'exec 3>open; sleep 600; true'; true", ""))
+        deadline = time.monotonic() + 20
+        while _is_held(reader):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        os.close(reader)
+
+
+def _is_held(reader: int) -> bool:
+    try:
+        return os.read(reader, 1) != b""
+    except BlockingIOError:
+        return True
 
 
 @pytest.mark.parametrize("block", ["python manage.py check", "# somewhere\ntrue", "GRANT ALL"])
