@@ -31,7 +31,7 @@ test: $(VENV)/.installed-test
 
 # What decides about captured changes, once more with triggers in place of the ORM.
 CAPTURED := tests/test_flow.py tests/test_bulk.py tests/fidelity/test_keys.py tests/fidelity/test_previous.py \
-	tests/invariants/test_master_races.py
+	tests/invariants/test_master_races.py tests/test_many_to_many.py tests/invariants/test_links.py
 test-triggers: $(VENV)/.installed-test
 	CQRS_TEST_CAPTURE=trigger $(RUN) -m pytest $(CAPTURED) $(ARGS)
 

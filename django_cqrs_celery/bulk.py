@@ -57,7 +57,7 @@ def _on_rows_updating(
 ) -> Callable[[], int] | None:
     if not capture.masters_of(sender):
         return None
-    if capture.captured_alone(sender, using):
+    if triggers.captured_alone(sender, using):
         return lambda: _update_alone(queryset, values, using)
 
     def update() -> int:
@@ -156,7 +156,7 @@ def _promise_updates(masters: list[Any], instances: Sequence[Any], using: str) -
 
 def _after_bulk_update(sender: Any, instances: Sequence[Any], using: str | None = None, **kwargs: Any) -> None:
     alias = using or router.db_for_write(sender)
-    if not capture.captured_alone(sender, alias):
+    if not triggers.captured_alone(sender, alias):
         _promise_updates(capture.masters_of(sender), instances, alias)
     if instances:
         capture.announce(alias)
@@ -168,7 +168,7 @@ def _after_bulk_update(sender: Any, instances: Sequence[Any], using: str | None 
 def _on_rows_creating(
     sender: Any, instances: Sequence[Any], using: str, conflicts: managers.Conflicts, **kwargs: Any
 ) -> None:
-    if triggers.captures(sender, using) and not capture.captured_alone(sender, using):
+    if triggers.captures(sender, using) and not triggers.captured_alone(sender, using):
         for instance in instances:
             # Without a key after the INSERT, a row can be told of by triggers alone.
             instance.__dict__[MARKED] = instance.pk is not None or not conflicts.ignores
@@ -177,7 +177,7 @@ def _on_rows_creating(
 def _after_bulk_create(sender: Any, instances: Sequence[Any], using: str | None = None, **kwargs: Any) -> None:
     updates, ignores = managers.conflicts.get()
     alias = using or router.db_for_write(sender)
-    if capture.captured_alone(sender, alias):
+    if triggers.captured_alone(sender, alias):
         if instances:
             capture.announce(alias)
         return
@@ -238,7 +238,7 @@ def _on_rows_deleting(sender: Any, queryset: Any, using: str, **kwargs: Any) -> 
     nested = capture.deleting.get() is not None
     if nested or query.is_sliced or query.distinct or query.combinator or not capture.masters_of(sender):
         return None  # Django has its own word on some of these, and the deletes are promised one by one
-    if capture.captured_alone(sender, using):
+    if triggers.captured_alone(sender, using):
         return None
     return _deletes(sender, queryset._chain(), using)
 

@@ -20,7 +20,7 @@ from django_cqrs_celery import conf, images, outbox, serialization, signals, tra
 from django_cqrs_celery.constants import NO_QUEUE, REVISION_FIELD, UPDATED_FIELD, SignalType
 from django_cqrs_celery.dataclasses import dumps
 from django_cqrs_celery.fields import MARKED, NEXT_REVISION, marked
-from django_cqrs_celery.mixins import RawMasterMixin, has_hooks
+from django_cqrs_celery.mixins import RawMasterMixin
 from django_cqrs_celery.models import OutboxMessage
 from django_cqrs_celery.outbox import Promise
 from django_cqrs_celery.registries import MasterRegistry
@@ -81,10 +81,14 @@ def not_raised(master: type[models.Model], pks: Iterable[Any], using: str) -> se
     return {pk for pk, key in keys.items() if key not in memory.linked and saved.get(pk) not in ids}
 
 
-def raised(master: type[models.Model], pks: Iterable[Any], using: str) -> None:
-    """Remember rows that were given a new revision, until the transaction ends or a savepoint is taken back."""
-    concrete: Any = master._meta.concrete_model
-    _transaction(using).linked.update((concrete, str(pk)) for pk in pks)
+def raised(master: type[models.Model], pks: Iterable[Any], using: str, *, promised: bool = False) -> None:
+    """Remember rows that were given a new revision (``promised``: by triggers), until that is taken back or kept."""
+    memory, concrete = _transaction(using), master._meta.concrete_model
+    keys: list[Any] = [(concrete, str(pk)) for pk in pks]
+    if promised:
+        memory.recorded.update({key: 0 for key in keys if key not in memory.recorded})
+    else:
+        memory.linked.update(keys)
 
 
 # --- which models --------------------------------------------------------------------------------------------------
@@ -146,7 +150,7 @@ def _before_save(sender: Any, instance: Any, raw: bool, using: str, **kwargs: An
     instance.__dict__[_KNOWN] = not instance._state.adding
     instance.__dict__[_COUNTED] = instance.pk is None
     captured = triggers.captures(sender, using)
-    alone = captured and not has_hooks(sender)
+    alone = captured and not triggers.has_hooks(sender)
     if raw:
         if alone:
             return
@@ -184,7 +188,7 @@ def _after_save(
     repeated = instance.__dict__.pop(NEXT_REVISION, None) is not None
     known = instance.__dict__.pop(_KNOWN, False)
     counted = instance.__dict__.pop(_COUNTED, False) and created
-    by_database = not instance.__dict__.pop(MARKED, False) and captured_alone(sender, using)
+    by_database = not instance.__dict__.pop(MARKED, False) and triggers.captured_alone(sender, using)
     _unmark(instance)
     previous = tracker.previous_values(instance, created=created, only=update_fields)
     if update_fields is not None:
@@ -221,11 +225,6 @@ def _after_save(
         if identity is not None:
             _transaction(using).recorded[(sender._meta.concrete_model, str(instance.pk))] = identity
     announce(using)
-
-
-def captured_alone(model: Any, using: str) -> bool:
-    """Whether triggers see to the changes of a model alone; else this process writes what its hooks say."""
-    return triggers.captures(model, using) and not has_hooks(model)
 
 
 def _unmark(instance: Any) -> None:
@@ -333,7 +332,7 @@ def _locked_revision(model: type[models.Model], instance: models.Model, using: s
 
 def _before_delete(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
     # What the instance remembers may be old; a delete with an old revision would be stale on the replicas.
-    if captured_alone(sender, using):
+    if triggers.captured_alone(sender, using):
         return
     together = deleting.get()
     revision = None if together is None else together.revisions.get((sender, instance.pk))
@@ -361,7 +360,7 @@ def _after_delete(sender: Any, instance: Any, using: str, **kwargs: Any) -> None
         instance.pk = instance.__dict__.pop(_ABSENT)
     revision = instance.__dict__.pop(_DELETED, None)
     masters = masters_of(sender)
-    if captured_alone(sender, using):
+    if triggers.captured_alone(sender, using):
         _forget(sender, instance, using)
         announce(using)
         return

@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage
 from django.db import DatabaseError, connections, router
 
 from django_cqrs_celery import checks_models as common
-from django_cqrs_celery import conf, triggers, triggers_upkeep
+from django_cqrs_celery import conf, links, triggers, triggers_upkeep
 from django_cqrs_celery.triggers_upkeep import TriggerSet
 
 _CAPTURES = (None, "auto", "orm", "trigger")
@@ -34,6 +34,14 @@ def problems(model: Any) -> Iterator[CheckMessage]:
                 f"Changes of {common.label(model)} are not captured by triggers: {reason}. They are captured by the"
                 " ORM, which does not see raw SQL and other programs.",
                 "Set CQRS_CAPTURE = 'orm' on the model to say that this is meant.",
+                model,
+            )
+        elif links.replicated(model) and (reason := triggers.why_not_links(model)):
+            yield common.warning(
+                "W066",
+                f"Links of {common.label(model)} are not captured by triggers: {reason}. They are captured by the ORM,"
+                " which does not see raw SQL and other programs.",
+                "Write the links through Django, or set CQRS_CAPTURE = 'orm' on the model to say that this is meant.",
                 model,
             )
 

@@ -71,6 +71,10 @@ class OutboxStatus(enum.IntEnum):
     FAILED = 2
 
 
+#: ``revision`` of a SAVE in the outbox whose row is given its revision when it is published, not when it was written.
+RAISE = -1
+
+
 class SyncMode(str, enum.Enum):
     """How a sync finds what to send."""
 

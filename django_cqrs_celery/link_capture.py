@@ -3,7 +3,8 @@
 ``add()``, ``remove()``, ``set()`` and ``clear()`` from both sides, saved and deleted instances of a ``through`` model
 of the project's own, and rows that go and take their links along. Owners are locked before their links change, so that
 the revisions of a row have the order of its links. They are raised afterwards, so that hooks see the new links, by an
-ordinary ``QuerySet.update()``, which is captured as any other.
+ordinary ``QuerySet.update()``, which is captured as any other. Where triggers capture the links, they raise the
+revisions, and what is left to do here is to lock.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from django.db import connections, models, router, transaction
 from django.db.models.functions import Now
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
-from django_cqrs_celery import capture, links, signals
+from django_cqrs_celery import capture, links, signals, triggers
 from django_cqrs_celery.constants import REVISION_FIELD, UPDATED_FIELD
 from django_cqrs_celery.managers import MasterQuerySet
 from django_cqrs_celery.models import OutboxMessage
@@ -175,7 +176,11 @@ def _before_change(instance: Any, owners: Owners, using: str) -> None:
 
 def _after_change(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
     for master, pks in instance.__dict__.pop(_OWNERS, {}).items():
-        touch(master, pks, using)
+        if triggers.captures_links(master, using):
+            capture.raised(master, pks, using, promised=True)
+            capture.announce(using)
+        else:
+            touch(master, pks, using)
 
 
 def _lock(model: Any, pks: Iterable[Any], using: str) -> None:
@@ -196,6 +201,10 @@ def touch(master: Any, pks: Iterable[Any], using: str) -> None:
     """Raise the revision of rows whose links have changed, once in a transaction."""
     fresh = sorted(capture.not_raised(master, pks, using))
     rows = MasterQuerySet(master, using=using)
+    values: dict[str, Any] = {UPDATED_FIELD: Now()}
+    if triggers.captured_alone(master, using):
+        values[REVISION_FIELD] = models.F(REVISION_FIELD) + 1  # the row's own triggers promise what has a new revision
+        capture.announce(using)
     for start in range(0, len(fresh), links.CHUNK):
-        rows.filter(pk__in=fresh[start : start + links.CHUNK]).update(**{UPDATED_FIELD: Now()})
+        rows.filter(pk__in=fresh[start : start + links.CHUNK]).update(**values)
     capture.raised(master, fresh, using)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
 from typing import Any, ClassVar, Literal
 
 from asgiref.sync import sync_to_async
 from django.db import connections, models, router, transaction
 from django.db.models.functions import Now
 
-from django_cqrs_celery import conf, images, signals, tracker, triggers, triggers_plan
+from django_cqrs_celery import conf, images, signals, tracker, triggers
 from django_cqrs_celery import metas as metas
 from django_cqrs_celery.constants import ALL_BASIC_FIELDS, REVISION_FIELD, UPDATED_FIELD
 from django_cqrs_celery.fields import RevisionField
@@ -68,7 +67,7 @@ class RawMasterMixin(models.Model):
             # Of an instance with deferred fields Django saves the loaded ones alone, and these two are always written:
             # the value here is not looked at.
             self.__dict__.setdefault(name, None)
-        alone = captured and not has_hooks(type(self))
+        alone = captured and not triggers.has_hooks(type(self))
         self._count_save(using)
         with nullcontext() if alone else _one_transaction(using):
             super().save(**kwargs)
@@ -160,6 +159,8 @@ class RawMasterMixin(models.Model):
         """Whether this row is replicated; asked in the saving thread."""
         return True
 
+    is_sync_instance.cqrs_default = True  # type: ignore[attr-defined]
+
     def get_cqrs_meta(self, **kwargs: Any) -> Any:
         """The ``meta`` of a change of this row; asked in the saving thread.
 
@@ -168,9 +169,13 @@ class RawMasterMixin(models.Model):
         """
         return {} if conf.meta_function() is None else conf.call(conf.meta_function, obj=self, **kwargs)
 
+    get_cqrs_meta.cqrs_default = True  # type: ignore[attr-defined]
+
     def get_custom_cqrs_delete_data(self) -> Any:
         """Data that goes with a delete, as ``instance_data['custom']``."""
         return None
+
+    get_custom_cqrs_delete_data.cqrs_default = True  # type: ignore[attr-defined]
 
     @classmethod
     def relate_cqrs_serialization(cls, queryset: models.QuerySet) -> models.QuerySet:
@@ -188,26 +193,6 @@ class RawMasterMixin(models.Model):
         signals.post_update.send(sender=cls, instances=instances, using=using)
 
     call_post_update.__func__.cqrs_default = True  # type: ignore[attr-defined]
-
-
-def has_hooks(model: Any) -> bool:
-    """Whether a change of this model needs its instance: for a hook, for a function of the settings.
-
-    So it is as well where SQL has no wire values of a tracked field.
-    """
-    return (
-        _overrides(model)
-        or conf.meta_function() is not None
-        or conf.correlation_function() is not None
-    )
-
-
-@cache
-def _overrides(model: Any) -> bool:
-    return any(
-        getattr(model, name) is not getattr(RawMasterMixin, name)
-        for name in ("is_sync_instance", "get_cqrs_meta", "get_custom_cqrs_delete_data")
-    ) or any(triggers_plan.kind_of(field) is None for field in tracker.tracked_fields(model))
 
 
 def _one_transaction(using: str) -> Any:

@@ -9,9 +9,11 @@ from functools import cache
 from typing import Any
 
 from django.db import connections, router, transaction
+from django.db.models import F
+from django.db.models.functions import Now
 
 from django_cqrs_celery import conf, images, signals, triggers
-from django_cqrs_celery.constants import REVISION_FIELD, SignalType
+from django_cqrs_celery.constants import RAISE, REVISION_FIELD, UPDATED_FIELD, SignalType
 from django_cqrs_celery.dataclasses import TransportPayload, dumps, encode_message, loads
 from django_cqrs_celery.exceptions import CQRSError, EncodeError
 from django_cqrs_celery.models import OutboxMessage
@@ -259,6 +261,7 @@ def _compose_group(
 ) -> None:
     model = MasterRegistry.get_model_by_cqrs_id(cqrs_id)
     merged = _coalesce(group)
+    _raise_revisions(model, {row.instance_pk for row in group if row.revision == RAISE}, using)
     reads = {row.instance_pk for row, _, _ in merged if row.signal_type != SignalType.DELETE.value}
     found = images.read(model, reads, using, sync=queue is not None) if reads else {}
     unchecked = {row.instance_pk for row in group if row.signal_type != SignalType.DELETE and row.revision is not None}
@@ -278,6 +281,14 @@ def _compose_group(
         except EncodeError as error:
             composition.refuse(str(error), row_pks)
     writer.close()
+
+
+def _raise_revisions(model: Any, keys: Iterable[str], using: str) -> None:
+    """Raise rows whose triggers could not, before they are read; of a row that is raised twice nobody minds."""
+    following = triggers.written(model, using, F(REVISION_FIELD) + 1)
+    for key in sorted(keys):
+        rows = model._base_manager.using(using).filter(pk=images.python_pk(model, key))
+        rows.update(**{REVISION_FIELD: following, UPDATED_FIELD: Now()})
 
 
 def _coalesce(group: list[OutboxMessage]) -> list[tuple[OutboxMessage, dict[str, Any], list[int]]]:

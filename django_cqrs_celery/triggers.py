@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from typing import Any, Literal
 
 from django.core.exceptions import FieldDoesNotExist
@@ -17,8 +18,10 @@ from django.db import connections, models
 from django_cqrs_celery import (
     conf,
     images,
+    links,
     signals,
     tracker,
+    triggers_links,
     triggers_mysql,
     triggers_plan,
     triggers_postgresql,
@@ -59,20 +62,28 @@ class CaptureTrigger(models.BaseConstraint):
     """The triggers that capture the changes of one master model.
 
     ``cqrs_id``; ``fields``: names of the columns a change of which is replicated; ``tracked``: names of those whose
-    previous values travel. All else is the model's own, so that it follows a renamed table.
+    previous values travel; ``links``: names of the many-to-many fields whose tables have triggers, too. All else is the
+    model's own, so that it follows a renamed table.
     """
 
     def __init__(
-        self, *, name: str, cqrs_id: str, fields: Sequence[str], tracked: Sequence[str] = (), **kwargs: Any
+        self,
+        *,
+        name: str,
+        cqrs_id: str,
+        fields: Sequence[str],
+        tracked: Sequence[str] = (),
+        links: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        self.cqrs_id, self.fields, self.tracked = cqrs_id, tuple(fields), tuple(tracked)
+        self.cqrs_id, self.fields, self.tracked, self.links = cqrs_id, tuple(fields), tuple(tracked), tuple(links)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CaptureTrigger) and self.deconstruct() == other.deconstruct()
 
     def __hash__(self) -> int:
-        return hash((self.name, self.cqrs_id, self.fields, self.tracked))
+        return hash((self.name, self.cqrs_id, self.fields, self.tracked, self.links))
 
     def __repr__(self) -> str:
         return f"<CaptureTrigger: {self.cqrs_id}>"
@@ -83,6 +94,8 @@ class CaptureTrigger(models.BaseConstraint):
         kwargs.update(cqrs_id=self.cqrs_id, fields=self.fields)
         if self.tracked:
             kwargs["tracked"] = self.tracked
+        if self.links:
+            kwargs["links"] = self.links
         return path, args, kwargs
 
     def validate(self, *args: Any, **kwargs: Any) -> None:
@@ -127,38 +140,68 @@ class CaptureTrigger(models.BaseConstraint):
                 continue  # while a migration is on its way; the next operation brings the triggers up to date
         return [field for field in found if field.column]
 
-    def install_sql(self, model: Any, connection: Any) -> list[str]:
-        """Statements that create the triggers, or create them anew."""
-        return _ENGINES[connection.vendor].install(self.plan(model, connection))
+    def link_fields(self, model: Any) -> Iterator[tuple[Any, tuple[Any, Any]]]:
+        """The many-to-many fields whose links are captured, with the ends of these; what is not there is left out."""
+        for field in model._meta.local_many_to_many:
+            ends = triggers_links.ends(field) if field.name in self.links else None
+            if ends is not None:
+                yield field, ends
+
+    def link_plans(self, model: Any, connection: Any) -> Iterator[triggers_links.LinkPlan]:
+        """What the engine needs to know of each table of links."""
+        own = self.plan(model, connection)
+        for field, ends in self.link_fields(model):
+            yield triggers_links.plan_of(field, ends, own)
+
+    def install_sql(self, model: Any, connection: Any, tables: Collection[str] | None = None) -> list[str]:
+        """Statements that create the triggers, or create them anew; on these tables, if they are given."""
+        statements = list(_ENGINES[connection.vendor].install(self.plan(model, connection)))
+        for plan in self.link_plans(model, connection):
+            if tables is None or plan.table in tables:
+                statements += triggers_links.install(connection.vendor, plan)
+        return statements
 
     def uninstall_sql(self, model: Any, connection: Any) -> list[str]:
         """Statements that take the triggers away."""
-        return _ENGINES[connection.vendor].uninstall(self.plan(model, connection))
+        statements = list(_ENGINES[connection.vendor].uninstall(self.plan(model, connection)))
+        for name in self.links:
+            statements += self.uninstall_links_sql(name, connection)
+        return statements
+
+    def uninstall_links_sql(self, field: str, connection: Any) -> list[str]:
+        """Statements that take the triggers of one many-to-many field away, which may be gone."""
+        own = triggers_links.name_of(self.name, field)
+        return triggers_links.uninstall(connection.vendor, own, connection.ops.quote_name)
 
     def state(self, model: Any, connection: Any) -> State:
-        """What the database has of these triggers."""
-        plan = self.plan(model, connection)
-        found = _ENGINES[connection.vendor].found(connection, plan)
-        wanted = _ENGINES[connection.vendor].SUFFIXES
-        if not found:
-            return "missing"
-        if set(found) < set(wanted):
+        """What the database has of these triggers: the worst of what it has on each table."""
+        engine, vendor, plan = _ENGINES[connection.vendor], connection.vendor, self.plan(model, connection)
+        own = _state(engine.found(connection, plan), engine.SUFFIXES, engine.install(plan))
+        suffixes = triggers_links.SUFFIXES[vendor]
+        states = {
+            _state(engine.found(connection, plan, suffixes), suffixes, triggers_links.install(vendor, plan))
+            for plan in self.link_plans(model, connection)
+        }
+        if own != "missing" and "missing" in states:
             return "outdated"
-        if not all(enabled for _, enabled in found.values()):
-            return "disabled"
-        mark = f"{triggers_plan.MARK} {_fingerprint(self.install_sql(model, connection))}"
-        # MariaDB shows no body to a user without the privilege TRIGGER.
-        return "installed" if all(body is None or mark in body for body, _ in found.values()) else "outdated"
+        return next((state for state in ("missing", "outdated", "disabled") if state in {own, *states}), "installed")
 
     def is_there(self, model: Any, connection: Any) -> bool:
         """Whether the database has all of these triggers, as the model declares them or as it did before."""
         engine = _ENGINES[connection.vendor]
         found = engine.found(connection, self.plan(model, connection))
-        return set(found) >= set(engine.SUFFIXES) and all(enabled for _, enabled in found.values())
+        return _is_whole(found, engine.SUFFIXES)
+
+    def links_are_there(self, model: Any, connection: Any) -> bool:
+        """Whether the database has all of the triggers of links."""
+        engine, suffixes = _ENGINES[connection.vendor], triggers_links.SUFFIXES[connection.vendor]
+        plans = list(self.link_plans(model, connection))
+        return bool(plans) and all(_is_whole(engine.found(connection, plan, suffixes), suffixes) for plan in plans)
 
     def names(self, field: Any) -> bool:
         """Whether the triggers name the column of this field of the model."""
-        return field.primary_key or field.name in (*self.fields, *self.tracked, REVISION_FIELD, UPDATED_FIELD)
+        named = (*self.fields, *self.tracked, *self.links, REVISION_FIELD, UPDATED_FIELD)
+        return field.primary_key or field.name in named
 
     # Triggers are no part of a table: ``triggers_schema`` creates them, changes them and takes them away.
 
@@ -177,6 +220,23 @@ _MARKED = re.compile(re.escape(triggers_plan.MARK) + r" ([0-9a-f]{16})")
 
 def _fingerprint(statements: list[str]) -> str:
     return next(match.group(1) for statement in statements if (match := _MARKED.search(statement)))
+
+
+def _is_whole(found: dict[str, tuple[str, bool]], suffixes: Sequence[str]) -> bool:
+    return set(found) >= set(suffixes) and all(enabled for _, enabled in found.values())
+
+
+def _state(found: dict[str, tuple[str, bool]], suffixes: Sequence[str], statements: list[str]) -> State:
+    """What the triggers of one table are: found by suffix, and wanted with these statements."""
+    if not found:
+        return "missing"
+    if set(found) < set(suffixes):
+        return "outdated"
+    if not all(enabled for _, enabled in found.values()):
+        return "disabled"
+    mark = f"{triggers_plan.MARK} {_fingerprint(statements)}"
+    # MariaDB shows no body to a user without the privilege TRIGGER.
+    return "installed" if all(body is None or mark in body for body, _ in found.values()) else "outdated"
 
 
 # --- which models --------------------------------------------------------------------------------------------------
@@ -207,14 +267,35 @@ def why_not(model: Any) -> str | None:
         return "its row is spread over several tables"
     if any(model in other._meta.get_parent_list() for other in MasterRegistry.models.values()):
         return "the rows of another master model are spread over its table and others"
-    if getattr(model, "CQRS_M2M_FIELDS", None):
-        return "it replicates many-to-many fields"
     if type(options.pk).__name__ == "CompositePrimaryKey":
         return "its primary key is composite"
     names = [model.CQRS_ID, options.db_table, *(str(f.column) for f in options.local_concrete_fields)]
     if any("%" in name for name in names):
         return "there is a percent sign in its CQRS_ID, table or a column"
     return None
+
+
+def has_hooks(model: Any) -> bool:
+    """Whether a change of this model needs its instance: for a hook, for a function of the settings.
+
+    So it is as well where SQL has no wire values of a tracked field.
+    """
+    return _overrides(model) or conf.meta_function() is not None or conf.correlation_function() is not None
+
+
+@cache
+def _overrides(model: Any) -> bool:
+    return any(
+        not getattr(getattr(model, name), "cqrs_default", False)
+        for name in ("is_sync_instance", "get_cqrs_meta", "get_custom_cqrs_delete_data")
+    ) or any(triggers_plan.kind_of(field) is None for field in tracker.tracked_fields(model))
+
+
+def why_not_links(model: Any) -> str | None:
+    """Why the links of a model that triggers capture are left to the ORM; None where they are not."""
+    # Not from memory: a decorator of the class may add a hook yet.
+    hooked = _overrides.__wrapped__(model) or conf.meta_function.raw() or conf.correlation_function.raw()
+    return "its hooks have a say in each change" if hooked else None
 
 
 def declare(model: Any) -> None:
@@ -229,6 +310,7 @@ def declare(model: Any) -> None:
         cqrs_id=model.CQRS_ID,
         fields=[field.name for field in images.replicated_fields.__wrapped__(model)],
         tracked=[field.name for field in tracker.tracked_fields(model)],
+        links=[] if why_not_links(model) else [field.name for field in links.replicated.__wrapped__(model)],
     )
     others = [constraint for constraint in model._meta.constraints if not isinstance(constraint, CaptureTrigger)]
     _keep(model, [*others, trigger])
@@ -248,6 +330,8 @@ def declared_by(model: Any) -> list[CaptureTrigger]:
 
 #: Whether triggers capture, by model, alias and name of the database.
 _capturing: dict[tuple[Any, str, str], bool] = {}
+#: The same of links.
+_capturing_links: dict[tuple[Any, str, str], bool] = {}
 
 
 def captures(model: Any, using: str) -> bool:
@@ -272,6 +356,24 @@ def captures(model: Any, using: str) -> bool:
 def forget_what_is_there() -> None:
     """Look again, because triggers have come or gone."""
     _capturing.clear()
+    _capturing_links.clear()
+
+
+def captured_alone(model: Any, using: str) -> bool:
+    """Whether triggers see to the changes of a model alone; else this process writes what its hooks say."""
+    return captures(model, using) and not has_hooks(model)
+
+
+def captures_links(model: Any, using: str) -> bool:
+    """Whether triggers capture the links of this model on this database; looks once, as ``captures`` does."""
+    if not captures(model, using):
+        return False
+    concrete, connection = model._meta.concrete_model, connections[using]
+    key = (concrete, using, str(connection.settings_dict["NAME"]))
+    if key not in _capturing_links:
+        declared = declared_by(concrete)
+        _capturing_links[key] = all(constraint.links_are_there(concrete, connection) for constraint in declared)
+    return _capturing_links[key]
 
 
 def written(model: Any, using: str, revision: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django_cqrs_celery.triggers_plan import MARK, Column, Plan, no_previous_values, previous_values, sealed
@@ -20,9 +21,9 @@ def uninstall(plan: Plan) -> list[str]:
     return [f"DROP TRIGGER IF EXISTS {plan.quote(plan.trigger(suffix))}" for suffix in SUFFIXES]
 
 
-def found(connection: Any, plan: Plan) -> dict[str, tuple[str, bool]]:
+def found(connection: Any, plan: Plan, suffixes: Sequence[str] = SUFFIXES) -> dict[str, tuple[str, bool]]:
     """What is installed: body and whether it is enabled, by suffix."""
-    names = {plan.trigger(suffix): suffix for suffix in SUFFIXES}
+    names = {plan.trigger(suffix): suffix for suffix in suffixes}
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT trigger_name, action_statement FROM information_schema.triggers"
@@ -32,7 +33,7 @@ def found(connection: Any, plan: Plan) -> dict[str, tuple[str, bool]]:
         return {names[name]: (body, True) for name, body in cursor.fetchall() if name in names}
 
 
-def _text(plan: Plan, column: Column, value: str) -> str:
+def text(plan: Plan, column: Column, value: str) -> str:
     """Text of the wire value of a column."""
     if column.kind == "text":
         return value
@@ -40,8 +41,8 @@ def _text(plan: Plan, column: Column, value: str) -> str:
         starts = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
         return f"CONCAT_WS('-', {', '.join(f'SUBSTR({value}, {start}, {size})' for start, size in starts)})"
     if column.kind == "datetime":
-        text = f"REPLACE(CAST({value} AS CHAR), ' ', 'T')"
-        return f"CONCAT(IF(MICROSECOND({value}) = 0, LEFT({text}, 19), {text}), '+00:00')"
+        moment = f"REPLACE(CAST({value} AS CHAR), ' ', 'T')"
+        return f"CONCAT(IF(MICROSECOND({value}) = 0, LEFT({moment}, 19), {moment}), '+00:00')"
     return f"CAST({value} AS CHAR)"
 
 
@@ -51,7 +52,7 @@ def _json(plan: Plan, column: Column, value: str) -> str:
         return f"IF({value} IS NULL, 'null', IF({value}, 'true', 'false'))"
     if column.kind in ("integer", "float"):
         return f"IFNULL(CAST({value} AS CHAR), 'null')"
-    return f"IFNULL(JSON_QUOTE({_text(plan, column, value)}), 'null')"
+    return f"IFNULL(JSON_QUOTE({text(plan, column, value)}), 'null')"
 
 
 def _statements(plan: Plan, print_: str) -> list[str]:
@@ -60,7 +61,7 @@ def _statements(plan: Plan, print_: str) -> list[str]:
     key, revision, updated = quote(plan.key.column), quote(plan.revision), quote(plan.updated)
     cqrs_id = plan.literal(plan.cqrs_id)
     save = f"INSERT INTO {outbox} (signal_type, cqrs_id, instance_pk"
-    new_pk, old_pk = _text(plan, plan.key, f"NEW.{key}"), _text(plan, plan.key, f"OLD.{key}")
+    new_pk, old_pk = text(plan, plan.key, f"NEW.{key}"), text(plan, plan.key, f"OLD.{key}")
     # Told by BEFORE INSERT to AFTER INSERT of the same row, of which the key may be counted up in between.
     told = f"@{plan.name}"
     delete = (

@@ -11,6 +11,7 @@ captured save costs; so the functions of INSERT and UPDATE spell out whose each 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from django_cqrs_celery.triggers_plan import MARK, Column, Plan, no_previous_values, previous_values, sealed
@@ -33,9 +34,9 @@ def uninstall(plan: Plan) -> list[str]:
     return [f"DROP FUNCTION IF EXISTS {plan.quote(plan.trigger(suffix))}() CASCADE" for suffix in SUFFIXES]
 
 
-def found(connection: Any, plan: Plan) -> dict[str, tuple[str, bool]]:
+def found(connection: Any, plan: Plan, suffixes: Sequence[str] = SUFFIXES) -> dict[str, tuple[str, bool]]:
     """What is installed: body and whether it is enabled, by suffix."""
-    names = {plan.trigger(suffix): suffix for suffix in SUFFIXES}
+    names = {plan.trigger(suffix): suffix for suffix in suffixes}
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT p.proname, p.prosrc, t.tgenabled IN ('O', 'A') FROM pg_trigger t"
@@ -243,7 +244,7 @@ def _statements(plan: Plan, print_: str) -> list[str]:
         ),
     ]  # fmt: skip
     return [
-        _created(functions, plan),
+        created(functions, plan),
         trigger("mark", "BEFORE INSERT", f"FOR EACH ROW WHEN (NEW.{names['revision']} < 0)"),
         trigger("insert", "AFTER INSERT", "REFERENCING NEW TABLE AS cqrs_new FOR EACH STATEMENT"),
         # No WHEN: to prepare one for each statement costs more than a call of the function.
@@ -253,7 +254,7 @@ def _statements(plan: Plan, print_: str) -> list[str]:
     ]
 
 
-def _created(functions: list[str], plan: Plan) -> str:
+def created(functions: list[str], plan: Plan) -> str:
     """The functions, with the outbox by its schema and name, and the path of who installs them."""
     tag = _tag("".join(functions))
     executed = "\n".join(

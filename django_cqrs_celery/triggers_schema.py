@@ -16,7 +16,7 @@ from typing import Any
 
 from django.db.backends.signals import connection_created
 
-from django_cqrs_celery import triggers
+from django_cqrs_celery import links, triggers
 from django_cqrs_celery.triggers import CaptureTrigger
 from django_cqrs_celery.triggers_plan import MARK
 
@@ -27,15 +27,22 @@ class _Editor:
     connection: Any
     #: While SQLite rebuilds a table.
     _is_rebuilding = False
+    #: While a table of links becomes that of another field.
+    _is_relinking = False
 
     def __enter__(self) -> Any:
         self._waiting: list[tuple[Any, CaptureTrigger]] = []
+        #: Triggers of links that ``sqlmigrate`` is to print when all tables have their names.
+        self._late: dict[str, list[str]] = {}
         return super().__enter__()  # type: ignore[misc]
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         if exc_type is None and self._waiting and self._has_outbox():
             for model, constraint in self._waiting:
                 self._install(model, constraint)
+        if exc_type is None:
+            for statement in [statement for statements in self._late.values() for statement in statements]:
+                self.execute(statement, None)
         super().__exit__(exc_type, exc_value, traceback)  # type: ignore[misc]
 
     def execute(self, sql: Any, params: Any = ()) -> None:
@@ -65,14 +72,16 @@ class _Editor:
         """Create a table and its triggers."""
         super().create_model(model)  # type: ignore[misc]
         if not self._is_rebuilding:
-            for constraint in triggers.declared_by(model):
-                self._install(model, constraint)
+            for owner, constraint in self._of_table(model):
+                self._install(owner, constraint)
 
     def delete_model(self, model: Any, *args: Any, **kwargs: Any) -> None:
         """Delete a table; PostgreSQL would keep the functions of its triggers."""
         if not self._is_rebuilding:
             for constraint in triggers.declared_by(model):
                 self._uninstall(model, constraint)
+            for _, constraint, field in () if self._is_relinking else _linked_by(model):
+                self._uninstall_links(constraint, field)
         super().delete_model(model, *args, **kwargs)  # type: ignore[misc]
 
     def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
@@ -81,17 +90,17 @@ class _Editor:
         for constraint in declared:
             self._uninstall(model, constraint)
         super().alter_db_table(model, old_db_table, new_db_table)  # type: ignore[misc]
-        for constraint in declared:
-            self._install(model, constraint)
+        for owner, constraint in () if self._is_rebuilding else self._of_table(model):
+            self._install(owner, constraint)
 
     # -- columns -----------------------------------------------------------------------------------------------------
 
     def add_field(self, model: Any, field: Any) -> None:
         """Add a column, which triggers may have been waiting for: a foreign key of two models that need each other."""
         super().add_field(model, field)  # type: ignore[misc]
-        for constraint in triggers.declared_by(field.model):
-            if constraint.names(field):
-                self._install(field.model, constraint)
+        for owner, constraint in self._of_table(field.model):
+            if owner is not field.model or constraint.names(field):
+                self._install(owner, constraint)
 
     def alter_field(self, model: Any, old_field: Any, new_field: Any, strict: bool = False) -> None:
         """Alter a column; PostgreSQL refuses while a trigger names it, and afterwards its text may be another."""
@@ -101,10 +110,31 @@ class _Editor:
             self._uninstall(owner, constraint)
         super().alter_field(model, old_field, new_field, strict)  # type: ignore[misc]
         for owner, constraint in concerned:
-            now = new_field.model if owner is old_field.model else _same_model(owner, new_field.model._meta.apps)
-            self._install(now, constraint)
+            now = new_field.model if owner is old_field.model else _bearer(constraint, new_field.model._meta.apps)
+            self._install(now or owner, constraint)
+
+    def _alter_many_to_many(self, model: Any, old_field: Any, new_field: Any, strict: bool) -> None:
+        """Rename a table of links and its columns; SQLite copies the links, which is no change of any."""
+        for constraint in triggers.declared_by(old_field.model):
+            if constraint.names(old_field):
+                self._uninstall_links(constraint, old_field)
+        self._is_relinking = True
+        try:
+            super()._alter_many_to_many(model, old_field, new_field, strict)  # type: ignore[misc]
+        finally:
+            self._is_relinking = False
+        for constraint in triggers.declared_by(new_field.model):
+            if constraint.names(new_field):
+                self._install(new_field.model, constraint)
 
     # -- triggers ----------------------------------------------------------------------------------------------------
+
+    def _of_table(self, model: Any) -> Iterator[tuple[Any, CaptureTrigger]]:
+        """Triggers of a table: of a master model, and of those whose links it holds."""
+        for constraint in triggers.declared_by(model):
+            yield model, constraint
+        for owner, constraint, _ in () if self._is_relinking else _linked_by(model):
+            yield owner, constraint
 
     def _install(self, model: Any, constraint: CaptureTrigger) -> None:
         if not triggers.belong(constraint.cqrs_id, self.connection):
@@ -115,12 +145,30 @@ class _Editor:
             # A migration of this package installs what has been waiting for its tables.
             self._waiting.append((model, constraint))
             return
-        for statement in constraint.install_sql(model, self.connection):
+        tables: set[str] | None = None
+        if self.collect_sql:  # type: ignore[attr-defined]
+            statements = constraint.install_sql(model, self.connection, ())
+            self._late[constraint.name] = constraint.install_sql(model, self.connection)[len(statements) :]
+        else:
+            with self.connection.cursor() as cursor:
+                tables = set(self.connection.introspection.table_names(cursor))
+            # That of a model of links may come later, or be renamed next; then this is called once more.
+            own = model._meta.db_table in tables
+            statements = constraint.install_sql(model, self.connection, tables) if own else []
+        for statement in statements:
             self.execute(statement, None)
+
+    def _uninstall_links(self, constraint: CaptureTrigger, field: Any) -> None:
+        self._late.pop(constraint.name, None)
+        triggers.forget_what_is_there()
+        if triggers.is_supported(self.connection):
+            for statement in constraint.uninstall_links_sql(field.name, self.connection):
+                self.execute(statement, None)
 
     def _uninstall(self, model: Any, constraint: CaptureTrigger) -> None:
         self._waiting = [(m, waiting) for m, waiting in self._waiting if waiting.name != constraint.name]
         triggers.forget_what_is_there()
+        self._late.pop(constraint.name, None)
         if triggers.is_supported(self.connection):
             for statement in constraint.uninstall_sql(model, self.connection):
                 self.execute(statement, None)
@@ -159,8 +207,19 @@ def _concerned(field: Any) -> Iterator[tuple[Any, CaptureTrigger]]:
     """Triggers that name a column, or a foreign key that leads to it and is altered with it."""
     for model in field.model._meta.apps.get_models():
         for constraint in triggers.declared_by(model):
-            if any(constraint.names(own) and _leads_to(own, field) for own in model._meta.local_concrete_fields):
+            own = [f for f in model._meta.local_concrete_fields if constraint.names(f)]
+            ends = [end for _, both in constraint.link_fields(model) for end in both]
+            if any(_leads_to(f, field) for f in [*own, *ends]):
                 yield model, constraint
+
+
+def _linked_by(through: Any) -> Iterator[tuple[Any, CaptureTrigger, Any]]:
+    """Master models whose links a model holds, with their triggers and the many-to-many field."""
+    for model in through._meta.apps.get_models():
+        for constraint in triggers.declared_by(model):
+            for field, _ in constraint.link_fields(model):
+                if links.through(field)._meta.label_lower == through._meta.label_lower:
+                    yield model, constraint, field
 
 
 def _leads_to(own: Any, field: Any) -> bool:
@@ -171,8 +230,9 @@ def _leads_to(own: Any, field: Any) -> bool:
     return True
 
 
-def _same_model(model: Any, apps: Any) -> Any:
-    return apps.get_model(model._meta.app_label, model._meta.model_name)
+def _bearer(constraint: CaptureTrigger, apps: Any) -> Any:
+    """The model that declares the triggers now, whatever its name is; None where no model does."""
+    return next((m for m in apps.get_models() if constraint in triggers.declared_by(m)), None)
 
 
 @cache

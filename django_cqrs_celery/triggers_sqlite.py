@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django_cqrs_celery.triggers_plan import MARK, Column, Plan, no_previous_values, previous_values, sealed
@@ -22,9 +23,9 @@ def uninstall(plan: Plan) -> list[str]:
     return [f"DROP TRIGGER IF EXISTS {plan.quote(plan.trigger(suffix))}" for suffix in SUFFIXES]
 
 
-def found(connection: Any, plan: Plan) -> dict[str, tuple[str, bool]]:
+def found(connection: Any, plan: Plan, suffixes: Sequence[str] = SUFFIXES) -> dict[str, tuple[str, bool]]:
     """What is installed: body and whether it is enabled, by suffix."""
-    names = {plan.trigger(suffix): suffix for suffix in SUFFIXES}
+    names = {plan.trigger(suffix): suffix for suffix in suffixes}
     with connection.cursor() as cursor:
         cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s", [plan.table])
         return {names[name]: (body, True) for name, body in cursor.fetchall() if name in names}

@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from django_cqrs_celery import dumps, intake, links, sync
 from django_cqrs_celery.models import DeadLetter, OutboxMessage, PendingLink
+from tests import services
 from tests.conftest import use_pair
 from tests.master_app import models as master
 from tests.replica_app import models as replica
@@ -224,12 +225,15 @@ class TestTransactions:
             article.title = "y"
             article.save()
             a.articles.add(article)
-        assert revision(article) == 1 == article.cqrs_revision
+        # Of links, PostgreSQL alone can tell its triggers that all was in one transaction.
+        once = not services.BY_TRIGGER or connections[article._state.db].vendor == "postgresql"
+        before = revision(article)
+        assert before == 1 == article.cqrs_revision if once else before > 1
         with transaction.atomic(using=article._state.db):
             article.title = "z"
             article.save()
             article.topics.clear()
-        assert revision(article) == 2
+        assert revision(article) == 2 if once else revision(article) > before
         net.run()
         assert_equal(article)
 
@@ -238,7 +242,8 @@ class TestTransactions:
             (a,) = topics("a")
             article = master.Article.objects.create(title="x")
             article.topics.add(a)
-        assert revision(article) == 0
+        once = not services.BY_TRIGGER or connections[article._state.db].vendor == "postgresql"
+        assert revision(article) == (0 if once else 1)
         net.run()
         assert_equal(article)
 
@@ -495,6 +500,7 @@ class TestOtherWays:
         assert told == ["pre_add", "post_add"]
         assert_equal(article)
 
+    @pytest.mark.skipif(services.BY_TRIGGER, reason="triggers raise the revision within the statement")
     def test_link_and_its_revision_are_one_transaction(self, monkeypatch):
         """A process that ends between the two must not leave a link that nobody hears of."""
         land = master.Country.objects.create(iso="NZ", name="New Zealand")

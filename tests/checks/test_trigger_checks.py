@@ -74,6 +74,16 @@ def test_an_engine_that_has_no_triggers(check, monkeypatch, capture, expected):
     assert all("the engine of the database" in message.msg for message in found.values())
 
 
+@pytest.mark.parametrize(("hooks", "expected"), [({}, set()), ({"is_sync_instance": lambda self: True}, {"W066"})])
+def test_links_of_a_model_with_hooks(check, hooks, expected):
+    model = master(links=models.ManyToManyField("master_app.Author"), CQRS_M2M_FIELDS=["links"], **hooks)
+    (constraint,) = triggers.declared_by(model)
+    assert constraint.links == (() if hooks else ("links",))
+    found = check(CQRS)
+    assert set(found) == expected
+    assert all("Links of" in message.msg for message in found.values())
+
+
 def test_an_outbox_that_is_off(check):
     master()
     assert set(check({"queue": "tests", "master": {"capture": "trigger", "outbox": False}})) == {"W066"}

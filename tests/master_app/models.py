@@ -95,7 +95,7 @@ class Note(MasterMixin):
 
 
 class Shelf(MasterMixin):
-    """Captured by triggers, whatever the suite's setting is, as the two below."""
+    """Captured by triggers, whatever the suite's setting is, as the three below."""
 
     CQRS_ID = "shelf"
     CQRS_CAPTURE = "trigger"
@@ -133,6 +133,24 @@ class Guarded(MasterMixin):
 
     def get_custom_cqrs_delete_data(self):
         return {"was": self.name}
+
+
+class Depot(MasterMixin):
+    """Links that triggers capture: in a table that Django makes, and in one with a column that does not travel."""
+
+    CQRS_ID = "depot"
+    CQRS_CAPTURE = "trigger"
+    CQRS_M2M_FIELDS = "__all__"
+
+    name = models.CharField(max_length=50, db_default="")
+    shelves = models.ManyToManyField(Shelf)
+    stocks = models.ManyToManyField(Stock, through="Placing")
+
+
+class Placing(models.Model):
+    depot = models.ForeignKey(Depot, on_delete=models.CASCADE)
+    stock = models.ForeignKey(Stock, on_delete=models.CASCADE, db_constraint=False)
+    place = models.IntegerField(default=0, db_default=0)
 
 
 class Local(models.Model):

@@ -154,6 +154,15 @@ class Stock(ReplicaMixin):
     shelf = models.BigIntegerField(null=True)
 
 
+class Depot(ReplicaMixin):
+    CQRS_ID = "depot"
+
+    id = models.BigIntegerField(primary_key=True)
+    name = models.CharField(max_length=50)
+    shelves = models.ManyToManyField(Shelf)
+    stocks = models.ManyToManyField(Stock)
+
+
 class Guarded(ReplicaMixin):
     CQRS_ID = "guarded"
 
