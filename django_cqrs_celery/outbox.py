@@ -286,8 +286,10 @@ def _compose_group(
 def _raise_revisions(model: Any, keys: Iterable[str], using: str) -> None:
     """Raise rows whose triggers could not, before they are read; of a row that is raised twice nobody minds."""
     following = triggers.written(model, using, F(REVISION_FIELD) + 1)
-    for key in sorted(keys):
-        rows = model._base_manager.using(using).filter(pk=images.python_pk(model, key))
+    wanted = sorted(keys)
+    for start in range(0, len(wanted), 1000):
+        pks = [images.python_pk(model, key) for key in wanted[start : start + 1000]]
+        rows = model._base_manager.using(using).filter(pk__in=pks)
         rows.update(**{REVISION_FIELD: following, UPDATED_FIELD: Now()})
 
 
