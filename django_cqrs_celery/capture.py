@@ -25,8 +25,8 @@ from django_cqrs_celery.models import OutboxMessage
 from django_cqrs_celery.outbox import Promise
 from django_cqrs_celery.registries import MasterRegistry
 
-_KNOWN = "_cqrs_revision_known"
-_COUNTED = "_cqrs_key_counted"
+#: What was so before a save: the revision is known, the key is yet to be counted up, triggers capture alone.
+_BEFORE = "_cqrs_before_save"
 _DELETED = "_cqrs_deleted_revision"
 _ABSENT = "_cqrs_absent_pk"
 _MEMORY = "_cqrs_capture"
@@ -147,10 +147,9 @@ def key(model: type[models.Model], instance: models.Model) -> str:
 
 
 def _before_save(sender: Any, instance: Any, raw: bool, using: str, **kwargs: Any) -> None:
-    instance.__dict__[_KNOWN] = not instance._state.adding
-    instance.__dict__[_COUNTED] = instance.pk is None
     captured = triggers.captures(sender, using)
     alone = captured and not triggers.has_hooks(sender)
+    instance.__dict__[_BEFORE] = not instance._state.adding, instance.pk is None, alone
     if raw:
         if alone:
             return
@@ -186,9 +185,9 @@ def _after_save(
     sender: Any, instance: Any, created: bool, raw: bool, using: str, update_fields: Any = None, **kwargs: Any
 ) -> None:
     repeated = instance.__dict__.pop(NEXT_REVISION, None) is not None
-    known = instance.__dict__.pop(_KNOWN, False)
-    counted = instance.__dict__.pop(_COUNTED, False) and created
-    by_database = not instance.__dict__.pop(MARKED, False) and triggers.captured_alone(sender, using)
+    known, counted, alone = instance.__dict__.pop(_BEFORE, (False, False, False))
+    counted = counted and created
+    by_database = not instance.__dict__.pop(MARKED, False) and alone
     _unmark(instance)
     previous = tracker.previous_values(instance, created=created, only=update_fields)
     if update_fields is not None:
