@@ -2,7 +2,8 @@
 
 A plain table, one captured by the ORM and one captured by triggers take turns in one process; prints one JSON object a
 line, times as quotients of the plain table's (``ratio``). With ``--writers 100 --seconds 60`` pgbench writes by plain
-SQL while a relay empties the outbox: throughput beside that of the plain table, deadlocks, and changes that were lost.
+SQL while a relay empties the outbox: throughput beside that of the plain table, deadlocks, and changes that were lost;
+a server that takes fewer connections than that is no place for it (``BENCH_POSTGRESQL_URL`` names another).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any
 import django
 from django.conf import settings
 
+from benchmarks import environment as env
+
 ENGINES = ("postgresql", "mariadb", "sqlite")
 KINDS = ("plain", "orm", "trigger")
 BLOCK = 100
@@ -38,22 +41,26 @@ def main() -> None:
     parser.add_argument("--updated", type=int, default=100_000)
     parser.add_argument("--created", type=int, default=5000)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--dispatch", choices=("relay", "background"), default="relay", help="who publishes (relay)")
     parser.add_argument("--writers", type=int, default=0, help="pgbench clients; nothing else is measured then")
     parser.add_argument("--seconds", type=int, default=60)
     options = parser.parse_args()
-    connection = prepare(options.engine)
+    connection = prepare(options.engine, options.dispatch)
     try:
         measure = writers(options) if options.writers else costs(options)
         for numbers in measure:
-            print(json.dumps({"engine": options.engine, **numbers}), flush=True)
+            print(json.dumps({"engine": options.engine, "dispatch": options.dispatch, **numbers}), flush=True)
     finally:
+        if options.dispatch == "background":
+            remove_queue()
         connection.creation.destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
 
 
-def prepare(engine: str) -> Any:
-    """Django with a database of its own on this engine."""
-    from tests import services
+NAME = f"{env.PREFIX}_capture"
 
+
+def prepare(engine: str, dispatch: str) -> Any:
+    """Django with a database of its own on this engine."""
     if engine == "mariadb":
         import pymysql
 
@@ -61,14 +68,27 @@ def prepare(engine: str) -> Any:
     settings.configure(
         SECRET_KEY="benchmark", USE_TZ=True, DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         INSTALLED_APPS=["django_cqrs_celery", "benchmarks.capturing"],
-        DATABASES={"default": {**services.database(engine, "cqrs_bench_capture"), "CONN_MAX_AGE": None}},
-        CQRS={"master": {"dispatch": "relay"}},
+        DATABASES={"default": {**env.database(engine, NAME), "CONN_MAX_AGE": None}},
+        CQRS={"exchange": NAME, "master": {"dispatch": dispatch, "replicas": [NAME]}}, CELERY_BROKER_URL=env.AMQP_URL,
     )  # fmt: skip
     django.setup()
+    import celery
     from django.db import connection
+
+    celery.Celery(NAME, set_as_current=True).config_from_object("django.conf:settings", namespace="CELERY")
 
     connection.creation.create_test_db(verbosity=0, autoclobber=True)
     return connection
+
+
+def remove_queue() -> None:
+    """Leave nothing on the broker."""
+    import kombu
+
+    with kombu.Connection(env.AMQP_URL) as connection, connection.channel() as channel:
+        for queue in (NAME, f"dead_letter_{NAME}"):
+            channel.queue_delete(queue)
+        channel.exchange_delete(NAME)
 
 
 def models() -> dict[str, Any]:
@@ -94,7 +114,7 @@ def costs(options: Any) -> Iterator[dict[str, Any]]:
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(options.repetitions):
         empty()
-        for name, times in saves(options.saves):
+        for name, times in saves(options):
             found.setdefault(name, []).append(times)
         empty()
         many = bulk(options)
@@ -111,7 +131,7 @@ def costs(options: Any) -> Iterator[dict[str, Any]]:
     yield {"write": "memory", "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
 
 
-def saves(count: int) -> Iterator[tuple[str, dict[str, float]]]:
+def saves(options: Any) -> Iterator[tuple[str, dict[str, float]]]:
     """Median seconds of one ``save()``."""
     from django.db import transaction
 
@@ -129,32 +149,47 @@ def saves(count: int) -> Iterator[tuple[str, dict[str, float]]]:
         return [timed(instance.save) for instance in instances]
 
     for place, how in (("autocommit", one_by_one), ("blocks of 100", in_blocks)):
-        rows = {kind: [model(name=f"{number}") for number in range(count)] for kind, model in models().items()}
+        rows = {kind: [model(name=f"{number}") for number in range(options.saves)] for kind, model in models().items()}
         for verb in ("create", "update"):
             times: dict[str, float] = {}
             for kind, instances in rows.items():
                 for instance in instances:
                     instance.note = verb
                 times[kind] = statistics.median(how(instances))
+                settle(options)
             yield f"save(), {verb}, {place}", times
 
 
 def bulk(options: Any) -> Iterator[tuple[str, dict[str, float]]]:
     """Seconds of ``bulk_create`` and of one ``QuerySet.update()``."""
+
+    def each(write: Callable[[str, Any], Any]) -> dict[str, float]:
+        times = {}
+        for kind, model in models().items():
+            times[kind] = timed(lambda kind=kind, model=model: write(kind, model))
+            settle(options)
+        return times
+
     rows = {kind: [m(name=str(n)) for n in range(options.created)] for kind, m in models().items()}
-    yield (
-        f"bulk_create of {options.created:,}",
-        {kind: timed(lambda m=m, kind=kind: m.objects.bulk_create(rows[kind])) for kind, m in models().items()},
-    )
+    yield "bulk_create", each(lambda kind, model: model.objects.bulk_create(rows[kind]))
     empty()
     for model in models().values():
         for start in range(0, options.updated, 10_000):
             model.objects.bulk_create([model(name=str(n)) for n in range(start, min(start + 10_000, options.updated))])
+    settle(options)
     _forget()
-    yield (
-        f"QuerySet.update() of {options.updated:,}",
-        {kind: timed(lambda m=m: m.objects.update(note="changed")) for kind, m in models().items()},
-    )
+    yield "QuerySet.update()", each(lambda kind, model: model.objects.update(note="changed"))
+
+
+def settle(options: Any) -> None:
+    """Wait for what is published in the background, so that it is paid for by the saves that caused it."""
+    from django_cqrs_celery.models import OutboxMessage
+
+    until = time.monotonic() + 600
+    while options.dispatch == "background" and OutboxMessage.objects.pending().exists():
+        if time.monotonic() > until:
+            raise SystemExit("The outbox does not become empty.")
+        time.sleep(0.02)
 
 
 def _forget() -> None:
@@ -192,8 +227,8 @@ class Counted:
         from django_cqrs_celery.dataclasses import decode_message
 
         for change in decode_message(message.body):
-            revision = change.instance_data["cqrs_revision"]
-            self.revisions[change.instance_pk] = max(revision, self.revisions.get(change.instance_pk, 0))
+            key, revision = change["instance_pk"], change["instance_data"]["cqrs_revision"]
+            self.revisions[key] = max(revision, self.revisions.get(key, 0))
 
 
 def writers(options: Any) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ SIDE = os.environ.get("BENCH_SIDE", "master")
 PREFIX = os.environ.get("BENCH_PREFIX", "cqrs_bench")
 AMQP_URL = os.environ.get("BENCH_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
 POSTGRESQL_URL = os.environ.get("BENCH_POSTGRESQL_URL", "postgres://postgres@127.0.0.1:5432")
+MARIADB_URL = os.environ.get("BENCH_MARIADB_URL", "mysql://root@127.0.0.1:3306")
 #: Where an address is asked for at which no broker answers.
 NO_BROKER = "amqp://guest:guest@127.0.0.1:9//"
 
@@ -39,6 +41,28 @@ def postgresql() -> dict[str, object]:
     return {
         "host": address.hostname or "127.0.0.1", "port": address.port or 5432, "user": address.username or "postgres",
         "password": address.password or "",
+    }  # fmt: skip
+
+
+def database(engine: str, name: str) -> dict[str, object]:
+    """Django's settings of a database on one of the engines, which Django creates as one of tests."""
+    if engine == "sqlite":
+        return {
+            "ENGINE": "django.db.backends.sqlite3", "NAME": f"{name}.sqlite3",
+            "OPTIONS": {"timeout": 30, "transaction_mode": "IMMEDIATE"},
+            "TEST": {"NAME": str(Path(tempfile.gettempdir()) / f"{name}.{os.getpid()}.sqlite3")},
+        }  # fmt: skip
+    address = urlsplit(POSTGRESQL_URL if engine == "postgresql" else MARIADB_URL)
+    common = {
+        "NAME": name, "HOST": address.hostname or "127.0.0.1", "PORT": str(address.port or ""),
+        "USER": address.username or "", "PASSWORD": address.password or "",
+    }  # fmt: skip
+    test = {"NAME": f"{name}_{os.getpid()}"}
+    if engine == "postgresql":
+        return {"ENGINE": "django.db.backends.postgresql", **common, "TEST": test}
+    return {
+        "ENGINE": "django.db.backends.mysql", **common, "OPTIONS": {"charset": "utf8mb4"},
+        "TEST": {**test, "CHARSET": "utf8mb4", "COLLATION": "utf8mb4_bin"},
     }  # fmt: skip
 
 

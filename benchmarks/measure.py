@@ -60,11 +60,11 @@ def _remove_queue() -> Iterator[dict[str, Any]]:
 
 def measures() -> dict[str, Callable[..., Iterator[dict[str, Any]]]]:
     """All measures by name."""
-    from benchmarks.measures import applying, bulk, latency, limits, memory, outage, saves
+    from benchmarks.measures import applying, bulk, capturing, latency, limits, memory, outage, saves
 
     return {
         "setup": _setup, "teardown": _teardown, "declare": _declare_queue, "remove": _remove_queue,
-        "save": saves.save, "messages": applying.messages,
+        "save": saves.save, "capture": capturing.capture, "messages": applying.messages,
         "apply": applying.apply, "bulk_create": bulk.bulk_create, "bulk_update": bulk.bulk_update, "sync": bulk.sync,
         "dump_load": bulk.dump_load, "diff": bulk.diff, "latency": latency.lone, "latency_loaded": latency.loaded,
         "memory": memory.memory, "outage": outage.outage, "limits": limits.limits,

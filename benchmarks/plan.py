@@ -11,6 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.environment import NO_BROKER, OURS, PEER
 
+#: On which capture by the ORM and by triggers is measured, and who publishes meanwhile.
+ENGINES = ("postgresql", "mariadb", "sqlite")
+DISPATCHES = ("relay", "background")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -93,6 +97,17 @@ def each_repetition(sizes: Sizes, libraries: tuple[str, ...]) -> Iterator[Step]:
             title="latency at 500 saves/s", measure="latency_loaded", library=library,
             arguments={"n": sizes.latency_loaded},
         )  # fmt: skip
+    for engine in ENGINES:
+        for dispatch in DISPATCHES:
+            # All that is written is published before the next measure: where nobody waits for that, more can be.
+            updated = sizes.updated if dispatch == "relay" else sizes.updated // 10
+            yield Step(
+                title="capture", measure="capture", library=OURS,
+                arguments={
+                    "engine": engine, "dispatch": dispatch, "n": sizes.saves, "created": sizes.created,
+                    "updated": updated,
+                },
+            )  # fmt: skip
 
 
 def once(sizes: Sizes, libraries: tuple[str, ...]) -> Iterator[Step]:

@@ -196,6 +196,31 @@ def tuning(records: list[Record]) -> list[list[str]]:
     return found
 
 
+def capture(records: list[Record]) -> list[list[str]]:
+    """What a write costs, times that of a plain table: by who captures and who publishes, on each engine.
+
+    The peer's are those of the same run, where it has such a write.
+    """
+    numbers = Numbers(records)
+    found = []
+    for engine, write in dict.fromkeys((r["engine"], r["write"]) for r in records if "ratio_trigger" in r):
+        cells = [
+            numbers.median(f"ratio_{kind}", "capture", engine=engine, write=write, dispatch=dispatch)
+            for kind in ("trigger", "orm") for dispatch in ("relay", "background")
+        ]  # fmt: skip
+        cells.append(_of_peer(numbers, write) if engine == "postgresql" else None)
+        found.append([engine, write, *(_shown(cell, "{:.2f}") for cell in cells)])
+    return found
+
+
+def _of_peer(numbers: Numbers, write: str) -> float | None:
+    if not write.startswith("save()"):
+        return numbers.median("ratio", {"bulk_create": "bulk_create"}.get(write, "bulk_update"), PEER)
+    _, kind, place = write.split(", ")
+    wanted = {"kind": kind, "place": "autocommit" if place == "autocommit" else "atomic"}
+    return numbers.median("ratio_median", "save", PEER, **wanted)
+
+
 def _shown(value: float | None, format: str) -> str:
     return "" if value is None else format.format(value)
 
@@ -215,6 +240,10 @@ _TUNING_HEAD = (
     "setting", "an update in autocommit: times a plain one (median)", "(mean)",
     "500 saves/s: ms to the replica (median)", "(p99)", "apply: changes/s",
 )  # fmt: skip
+_CAPTURE_HEAD = (
+    "database", "write, times a plain one", "triggers, ``relay``", "triggers, ``background``", "ORM, ``relay``",
+    "ORM, ``background``", "django-cqrs 3.1.0",
+)  # fmt: skip
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
@@ -226,9 +255,10 @@ def write(result: dict[str, Any], folder: Path) -> None:
         (_GROWTH_HEAD, [line.cells() for line in growth(records) if line.ours is not None]),
         (_TUNING_HEAD, tuning(records)),
         (("limit of this machine", "a second"), [[name, f"{value:,.0f}"] for name, value in limits(records)]),
+        (_CAPTURE_HEAD, capture(records)),
     ]
     (folder / "table.md").write_text("\n".join(_markdown(*table) for table in tables if table[1]))
-    for name, table in zip(("compared", "growth", "tuning", "limits"), tables, strict=True):
+    for name, table in zip(("compared", "growth", "tuning", "limits", "capture"), tables, strict=True):
         (folder / f"{name}.inc").write_text(_list_table(*table))
     print((folder / "table.md").read_text())
     try:

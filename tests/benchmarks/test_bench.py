@@ -78,3 +78,32 @@ def test_growth_is_relative_to_the_smallest_table():
     costs = [line.beside for line in report.growth(records) if line.name.startswith("apply")]
 
     assert costs == ["1.00", "2.00"]
+
+
+def test_capture_is_shown_by_engine_with_the_peer_beside():
+    common = {"engine": "postgresql", "dispatch": "relay"}
+    records = [
+        record("capture", OURS, 0, **common, write="save(), create, autocommit", ratio_trigger=1.25, ratio_orm=2.0),
+        record("capture", OURS, 0, **common, write="bulk_create", ratio_trigger=1.5, ratio_orm=1.75),
+        record("save", PEER, 0, kind="create", place="autocommit", ratio_median=3.0),
+        record("bulk_create", PEER, 0, ratio=8.0),
+    ]
+
+    assert report.capture(records) == [
+        ["postgresql", "save(), create, autocommit", "1.25", "", "2.00", "", "3.00"],
+        ["postgresql", "bulk_create", "1.50", "", "1.75", "", "8.00"],
+    ]
+
+
+def test_capture_is_measured_without_the_test_suite():
+    """The environments of a benchmark have no pytest."""
+    code = "import sys; sys.modules['pytest'] = None; from benchmarks import capture; capture.main()"
+    sizes = ("--saves", "5", "--created", "5", "--updated", "5", "--repetitions", "1")
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, "sqlite", *sizes], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["write"] for line in lines if "ratio_trigger" in line][-2:] == ["bulk_create", "QuerySet.update()"]
