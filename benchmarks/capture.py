@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--dispatch", choices=("relay", "background"), default="relay", help="who publishes (relay)")
     parser.add_argument("--writers", type=int, default=0, help="pgbench clients; nothing else is measured then")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--notify", action="store_true", help="with --writers: a third time, each statement notifies")
     options = parser.parse_args()
     connection = prepare(options.engine, options.dispatch)
     try:
@@ -235,7 +237,8 @@ def writers(options: Any) -> Iterator[dict[str, Any]]:
     """Transactions per second of pgbench on the plain table and on the one with triggers, a relay beside."""
     from django_cqrs_celery.models import OutboxMessage
 
-    rates: dict[str, list[float]] = {"plain": [], "trigger": []}
+    kinds = ("plain", "trigger", "notify") if options.notify else ("plain", "trigger")
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     for model in models().values():
         model.objects.bulk_create([model(pk=number, name=str(number)) for number in range(1, ROWS + 1)])
     OutboxMessage.objects.all()._raw_delete("default")
@@ -246,7 +249,9 @@ def writers(options: Any) -> Iterator[dict[str, Any]]:
     try:
         for _ in range(options.repetitions):
             for kind in rates:
-                rates[kind].append(_pgbench(models()[kind]._meta.db_table, options.writers, options.seconds))
+                table = models()["plain" if kind == "plain" else "trigger"]._meta.db_table
+                with _notifying(table) if kind == "notify" else nullcontext():
+                    rates[kind].append(_pgbench(table, options.writers, options.seconds))
     finally:
         over.set()
         relay.join()
@@ -254,11 +259,30 @@ def writers(options: Any) -> Iterator[dict[str, Any]]:
     lost = sum(1 for pk, revision in rows.items() if revision != published.revisions.get(pk, 0))
     plain, captured = (statistics.median(rates[kind]) for kind in ("plain", "trigger"))
     yield {
-        "writers": options.writers, "seconds": options.seconds, "plain_tps": round(plain),
-        "trigger_tps": round(captured), "throughput": round(captured / plain, 3), "lost": lost,
+        "writers": options.writers, "seconds": options.seconds,
+        **{f"{kind}_tps": round(statistics.median(found)) for kind, found in rates.items()},
+        "throughput": round(captured / plain, 3), "lost": lost,
         "changes": sum(rows.values()),
         "left": OutboxMessage.objects.pending().count(), "deadlocks": _deadlocks() - before,
     }  # fmt: skip
+
+
+@contextmanager
+def _notifying(table: str) -> Iterator[None]:
+    """What a trigger would do that tells a waiting relay of each statement (``LISTEN``)."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION bench_notify() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_notify('cqrs', ''); RETURN NULL; END $$;"
+            f"CREATE TRIGGER bench_notify AFTER UPDATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION bench_notify()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION bench_notify CASCADE")
 
 
 def _relay(published: Counted, over: threading.Event) -> None:
