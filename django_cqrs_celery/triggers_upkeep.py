@@ -12,6 +12,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.models.signals import post_migrate
 
 from django_cqrs_celery import triggers
+from django_cqrs_celery.constants import REVISION_FIELD
 from django_cqrs_celery.registries import MasterRegistry
 from django_cqrs_celery.triggers import CaptureTrigger
 
@@ -38,8 +39,16 @@ class TriggerSet:
         return self.constraint.state(self.model, connection)
 
     def sql(self) -> list[str]:
-        """Statements that create the triggers, or create them anew."""
-        return self.constraint.install_sql(self.model, connections[self.alias])
+        """Statements that turn back what the triggers would have turned back, and create them, or create them anew.
+
+        Where triggers are taken away from under a process that knows of them, it goes on marking the revisions of the
+        rows whose changes it promises itself (``fields.marked``).
+        """
+        connection = connections[self.alias]
+        table = connection.ops.quote_name(self.model._meta.db_table)
+        revision = connection.ops.quote_name(self.model._meta.get_field(REVISION_FIELD).column)
+        mended = f"UPDATE {table} SET {revision} = -{revision} - 1 WHERE {revision} < 0"
+        return [mended, *self.constraint.install_sql(self.model, connection)]
 
     def script(self) -> str:
         """The same for the database's own client, all in one transaction where that is possible."""

@@ -7,6 +7,7 @@ import json
 import pytest
 from django.db import connections, transaction
 
+from django_cqrs_celery import triggers_upkeep
 from tests import routing
 from tests.master_app.models import Guarded
 from tests.replica_app import models as replica
@@ -114,3 +115,18 @@ def test_the_key_of_a_deleted_row(heard):
     run(f"DELETE FROM {TABLE} WHERE id = 1")
     Guarded.objects.create(pk=1, name="c")
     assert [change[2] for change in heard()] == [3, 4]  # of two deletes the last goes out
+
+
+def test_triggers_that_are_taken_away_from_under_a_running_process(heard):
+    """It writes revisions that only triggers turn back; who installs them again has this done, too."""
+    row = Guarded.objects.create(pk=1, name="a")
+    assert heard() == [("SAVE", 1, 0, "a")]
+    (found,) = (each for each in triggers_upkeep.sets(routing.current["master"]) if each.cqrs_id == "guarded")
+    for sql in found.constraint.uninstall_sql(Guarded, connections[found.alias]):
+        run(sql)
+    row.name = "b"
+    row.save()
+    Guarded.objects.create(pk=2, name="c")
+    assert Guarded.objects.filter(cqrs_revision__lt=0).count() == 2
+    found.install()
+    assert heard()[:2] == [("SAVE", 1, 1, "b"), ("SAVE", 2, 0, "c")]
