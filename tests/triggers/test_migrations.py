@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from django.db import models
+
 PLAIN = """
     class Product(models.Model):
         name = models.CharField(max_length=50)
@@ -276,3 +279,30 @@ ZOO = """
         name = models.CharField(max_length=50)
         legs = models.IntegerField(db_default=4)
 """
+
+
+CASCADE = """
+    class Shelf(models.Model):
+        name = models.CharField(max_length=50)
+
+    class Product(MasterMixin):
+        CQRS_ID = "product"
+        name = models.CharField(max_length=50)
+        price = models.IntegerField(db_default=0)
+        shelf = models.ForeignKey(Shelf, models.DB_CASCADE, null=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(models, "DB_CASCADE"), reason="Django has DB_CASCADE from 6.1 on")
+def test_a_cascade_of_the_database(project):
+    """Django leaves the delete to the database, and sends no signal for the rows that go along."""
+    table, shelf = quote(project, "catalog_product"), quote(project, "catalog_shelf")
+    change(project, CASCADE)
+    rows = [
+        f"INSERT INTO {shelf} (id, name) VALUES (1, 's')",
+        f"INSERT INTO {table} (id, name, price, shelf_id) VALUES (1, 'a', 0, 1)",
+    ]
+    assert project.run("heard", "product", "1", *rows) == ["SAVE"]
+    heard = project.run("heard", "product", "1", f"DELETE FROM {shelf}")
+    # InnoDB fires no triggers for what its foreign keys do.
+    assert heard == ([] if project.engine == "mariadb" else ["DELETE"])
