@@ -163,7 +163,7 @@ dispatch: Setting[str] = _setting(
     "Who publishes after a commit: a thread of the process, the saving thread itself, or a relay process.",
 )
 capture: Setting[str] = _setting(
-    "master", "capture", "orm", "'auto', 'orm' or 'trigger'", _one_of("auto", "orm", "trigger"),
+    "master", "capture", "auto", "'auto', 'orm' or 'trigger'", _one_of("auto", "orm", "trigger"),
     "Who notices a change: Django's ORM in this process, or triggers in the database, which see every write, whoever "
     "makes it. ``'auto'``: triggers on PostgreSQL, the ORM elsewhere. A model's ``CQRS_CAPTURE`` says otherwise for "
     "itself. Takes effect with a migration; where the triggers are not there yet, the ORM does it.",

@@ -27,7 +27,7 @@ from django_cqrs_celery import (
     triggers_postgresql,
     triggers_sqlite,
 )
-from django_cqrs_celery.constants import REVISION_FIELD, UPDATED_FIELD
+from django_cqrs_celery.constants import ALL_BASIC_FIELDS, REVISION_FIELD, UPDATED_FIELD
 from django_cqrs_celery.fields import marked
 from django_cqrs_celery.registries import MasterRegistry
 from django_cqrs_celery.triggers_plan import Column, Plan
@@ -253,7 +253,14 @@ def wanted(model: Any) -> bool:
 
     It is asked while models are loaded, before the system check of a setting that is no good can say so.
     """
-    return _asked_for(model) in ("auto", "trigger") and bool(conf.outbox.raw())
+    asked = _asked_for(model)
+    return (asked == "trigger" or (asked == "auto" and not asks_instances(model))) and bool(conf.outbox.raw())
+
+
+def asks_instances(model: Any) -> bool:
+    """Whether hooks of the instance have a say in its change."""
+    hooks = ("is_sync_instance", "get_cqrs_meta", "get_custom_cqrs_delete_data")
+    return any(not getattr(getattr(model, name, None), "cqrs_default", False) for name in hooks)
 
 
 def _asked_for(model: Any) -> Any:
@@ -263,6 +270,9 @@ def _asked_for(model: Any) -> Any:
 def why_not(model: Any) -> str | None:
     """Why the changes of this model cannot be captured by triggers; None where they can."""
     options = model._meta
+    fields = getattr(model, "CQRS_FIELDS", ALL_BASIC_FIELDS)
+    if fields != ALL_BASIC_FIELDS and (isinstance(fields, str) or not isinstance(fields, Collection)):
+        return "its CQRS_FIELDS are no list of names"
     if options.parents:
         return "its row is spread over several tables"
     if any(model in other._meta.get_parent_list() for other in MasterRegistry.models.values()):
@@ -285,10 +295,9 @@ def has_hooks(model: Any) -> bool:
 
 @cache
 def _overrides(model: Any) -> bool:
-    return any(
-        not getattr(getattr(model, name), "cqrs_default", False)
-        for name in ("is_sync_instance", "get_cqrs_meta", "get_custom_cqrs_delete_data")
-    ) or any(triggers_plan.kind_of(field) is None for field in tracker.tracked_fields(model))
+    return asks_instances(model) or any(
+        triggers_plan.kind_of(field) is None for field in tracker.tracked_fields(model)
+    )
 
 
 def why_not_links(model: Any) -> str | None:

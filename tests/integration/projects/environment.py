@@ -15,8 +15,8 @@ REPLICAS = json.loads(os.environ.get("TESTBED_REPLICAS", "{}"))
 BROKER_URL = os.environ.get("TESTBED_BROKER_URL", "memory://")
 BROKER_OPTIONS = json.loads(os.environ.get("TESTBED_BROKER_OPTIONS", "{}"))
 DEFAULT_QUEUE = os.environ.get("TESTBED_DEFAULT_QUEUE", "celery")
-#: Who notices the master's changes: CQRS_TEST_CAPTURE=trigger says so for the whole run of tests.
-CAPTURE = os.environ.get("CQRS_TEST_CAPTURE", "orm")
+#: Who notices the master's changes; CQRS_TEST_CAPTURE says so for the whole run of tests.
+CAPTURE = os.environ.get("CQRS_TEST_CAPTURE", "auto")
 #: Whether workers ask for snapshots; tests of other things count messages.
 SNAPSHOTS = bool(os.environ.get("TESTBED_SNAPSHOTS"))
 #: More keys of CQRS, or of its parts, for one test.
