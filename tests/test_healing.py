@@ -19,7 +19,7 @@ from django_cqrs_celery import burials, digest_sql, digests, dispatcher, rounds,
 from django_cqrs_celery.constants import SyncMode
 from django_cqrs_celery.exceptions import ConfigurationError, DecodeError, UnknownCQRSId
 from django_cqrs_celery.models import DeadLetter, OutboxMessage, SyncState, Tombstone
-from tests import routing, unseen
+from tests import routing, services, unseen
 from tests.conftest import use_pair
 from tests.healing import Wire
 from tests.master_app import models as master
@@ -30,6 +30,8 @@ PAIRS = [
     ("sqlite", "sqlite"), ("postgresql", "postgresql"), ("mariadb", "mariadb"), ("postgresql", "mariadb"),
     ("postgresql", "sqlite"), ("mariadb", "postgresql"), ("sqlite", "mariadb"),
 ]  # fmt: skip
+if services.BY_TRIGGER:
+    PAIRS = PAIRS[:3]  # the replica's engine has no say in what the master's triggers capture
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tests.replica_app import models as replica
 def loose(net, settings, monkeypatch):
     settings.CQRS = {**settings.CQRS, "master": {"outbox": False, "dispatch": "on_commit"}}
     monkeypatch.setattr(modes._local, "publisher", net)
+    monkeypatch.setattr(modes, "_breaker", modes._Breaker())
     return net
 
 

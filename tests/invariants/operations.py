@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connections, models, transaction
 from django.db.models import F
 from hypothesis import strategies as st
 
-from tests import routing
+from tests import routing, services
 from tests.master_app.models import Author, Book, Node, Ticket
 
 MODELS: dict[str, Any] = {"author": Author, "book": Book, "node": Node, "ticket": Ticket}
@@ -62,6 +62,8 @@ _verbs = st.sampled_from([
     "put", "put", "put", "save", "save", "save_twice", "save_fields", "increment", "delete", "delete",
     "delete_and_create", "delete_many", "bulk_create", "bulk_update", "update_or_create", "create_auto", "hold",
     "save_held", "sync", "swap", "swap",
+    # Past Django's capture, as other programs write.
+    *(["raw_update", "raw_update", "raw_delete", "raw_upsert", "raw_upsert"] if services.BY_TRIGGER else []),
 ])  # fmt: skip
 ops = st.builds(
     Op, verb=_verbs, model=st.sampled_from(sorted(MODELS)), slot=_slots, number=st.integers(0, 9),
@@ -92,6 +94,11 @@ scripts = st.builds(Script, _steps, st.sampled_from(["auto", "auto", "commit", "
 def key_of(name: str, slot: int) -> Any:
     """Primary key of a slot."""
     return uuid.UUID(int=slot + 1) if name == "ticket" else _FIRST + slot
+
+
+def _text_of(name: str) -> str:
+    """A field of a model that holds a text."""
+    return "name" if name in ("author", "node") else "title"
 
 
 class Hand:
@@ -205,7 +212,7 @@ class Hand:
     def _save_fields(self, op: Op) -> None:
         row = self._find(op)
         if row is not None:
-            field = "name" if hasattr(row, "name") else "title"
+            field = _text_of(op.model)
             setattr(row, field, f"fields {op.number}")
             row.save(update_fields=[field], update_cqrs_fields=True)
 
@@ -240,7 +247,7 @@ class Hand:
 
     def _bulk_update(self, op: Op) -> None:
         model = MODELS[op.model]
-        field = "name" if op.model in ("author", "node") else "title"
+        field = _text_of(op.model)
         keys = [key_of(op.model, slot) for slot in range(op.slot + 1)]
         model.cqrs.bulk_update(model.objects.filter(pk__in=keys), **{field: f"bulk {op.number}"})
 
@@ -262,6 +269,28 @@ class Hand:
             one.parent, other.parent = other, one
             one.save()
             other.save()
+
+    def _raw_update(self, op: Op) -> None:
+        self._raw(op).filter(pk=key_of(op.model, op.slot)).update(**{_text_of(op.model): f"raw {op.number}"})
+
+    def _raw_delete(self, op: Op) -> None:
+        self._raw(op).filter(pk=key_of(op.model, op.slot))._raw_delete(self.using)
+
+    def _raw_upsert(self, op: Op) -> None:
+        """``INSERT … ON CONFLICT … DO UPDATE``."""
+        rows, field = self._raw(op), _text_of(op.model)
+        target = ["pk"] if connections[self.using].features.supports_update_conflicts_with_target else None
+
+        def write(key: Any, values: dict[str, Any]) -> None:
+            rows.bulk_create(
+                [rows.model(pk=key, **values)], update_conflicts=True, unique_fields=target, update_fields=[field]
+            )
+
+        self._write(op, write)
+
+    def _raw(self, op: Op) -> models.QuerySet:
+        """Rows of a model by a plain queryset, which nobody captures but the database."""
+        return models.QuerySet(MODELS[op.model], using=self.using)
 
     def _hold(self, op: Op) -> None:
         row = self._find(op)

@@ -11,12 +11,13 @@ import time
 
 import pytest
 from django.db import DatabaseError, IntegrityError, OperationalError, transaction
+from django.db.models import QuerySet
 
 from django_cqrs_celery import dispatcher, intake, outbox
 from django_cqrs_celery.constants import REVISION_FIELD
 from django_cqrs_celery.dataclasses import decode_message
 from django_cqrs_celery.models import DeadLetter, OutboxMessage
-from tests import routing
+from tests import routing, services
 from tests.conftest import use_pair
 from tests.invariants import witness
 from tests.invariants.racing import run_together
@@ -44,7 +45,10 @@ class Writer:
     def run(self) -> None:
         """Do so many steps; what the database refuses because of the others is given up."""
         for step in range(STEPS):
-            act = self.chance.choice([self._save, self._save, self._put, self._delete, self._delete_many, self._both])
+            acts = [self._save, self._save, self._put, self._delete, self._delete_many, self._both]
+            if services.BY_TRIGGER:
+                acts += [self._raw_update, self._raw_delete, self._raw_insert]
+            act = self.chance.choice(acts)
             try:
                 act(self.chance.choice(KEYS), f"{self.name} {step}")
             except (IntegrityError, OperationalError):
@@ -68,6 +72,15 @@ class Writer:
 
     def _delete_many(self, key: int, text: str) -> None:
         Author.objects.filter(pk__gte=key).delete()
+
+    def _raw_update(self, key: int, text: str) -> None:
+        QuerySet(Author, using=self.using).filter(pk=key).update(name=text)
+
+    def _raw_delete(self, key: int, text: str) -> None:
+        QuerySet(Author, using=self.using).filter(pk=key)._raw_delete(self.using)
+
+    def _raw_insert(self, key: int, text: str) -> None:
+        QuerySet(Author, using=self.using).bulk_create([Author(pk=key, name=text)])
 
     def _both(self, key: int, text: str) -> None:
         with transaction.atomic(using=self.using):
