@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from benchmarks import environment as env
 from benchmarks import processes, servers
@@ -20,27 +20,38 @@ def lone(n: int = 200) -> Iterator[dict[str, Any]]:
     from benchmarks.service.masters.models import Person
 
     servers.empty("master", "replica")
-    with processes.running_worker(), servers.side("replica") as connection:
+    with processes.running_worker(), _watcher("revisions", n) as said:
         person = people(Person, 1)[0]
         person.save()
-        servers.wait_for(functools.partial(_has_revision, connection, person.pk, 0), 60, "the first row")
+        json.loads(said.readline())
         times = []
         for number in range(n):
             person = Person.objects.get(pk=person.pk)
             person.note = f"note {number}"
-            wanted = person.cqrs_revision + 1
             start = time.monotonic()
             person.save()
-            there = functools.partial(_has_revision, connection, person.pk, wanted)
-            servers.wait_for(there, 30, "a row's new revision", step=0.0005)
-            times.append(time.monotonic() - start)
+            revision, at = json.loads(said.readline())
+            assert revision == number + 1, "a revision was passed over"
+            times.append(at - start)
             time.sleep(0.02)
     yield {"saves_per_s": 0, **_summary(times)}
 
 
-def _has_revision(connection: Any, pk: int, wanted: int) -> bool:
-    revision = servers.value(connection, "SELECT cqrs_revision FROM person WHERE id = %s", pk)
-    return revision is not None and revision >= wanted
+@contextmanager
+def _watcher(what: str, number: int) -> Iterator[TextIO]:
+    """A watcher that has begun to look; gives what it prints."""
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.watcher", what, str(number)], cwd=env.ROOT, env=env.of_process(), text=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert watcher.stdout is not None
+    try:
+        watcher.stdout.readline()
+        yield watcher.stdout
+        watcher.wait(10)
+    finally:
+        watcher.kill()
+        watcher.wait()
 
 
 def loaded(n: int = 2500, rate: int = 500) -> Iterator[dict[str, Any]]:
@@ -48,13 +59,7 @@ def loaded(n: int = 2500, rate: int = 500) -> Iterator[dict[str, Any]]:
     from benchmarks.service.masters.models import Person
 
     servers.empty("master", "replica")
-    with processes.running_worker():
-        watcher = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.watcher", str(n + 1)], cwd=env.ROOT, env=env.of_process(), text=True,
-            stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert watcher.stdout is not None
-        watcher.stdout.readline()
+    with processes.running_worker(), _watcher("rows", n + 1) as said:
         people(Person, 1)[0].save()
         saved, instances = {}, people(Person, n)
         start = time.monotonic()
@@ -66,8 +71,7 @@ def loaded(n: int = 2500, rate: int = 500) -> Iterator[dict[str, Any]]:
             instance.save()
             saved[instance.pk] = before
         reached = n / (time.monotonic() - start)
-        seen = {int(pk): at for pk, at in json.loads(watcher.stdout.read()).items()}
-        watcher.wait(10)
+        seen = {int(pk): at for pk, at in json.loads(said.readline()).items()}
     yield {"saves_per_s": reached, **_summary([seen[pk] - at for pk, at in saved.items()])}
 
 
