@@ -140,6 +140,24 @@ def test_write(stocks, net, name):
     assert heard(net) == expected
 
 
+def test_updates_of_plain_rows(stocks, net):
+    """What Django updates by one statement is promised by it on PostgreSQL, where a trigger would take each row."""
+    for name in ("a", "b"):
+        master.Shelf.objects.create(name=name)
+    heard(net)
+    one, other = master.Shelf.objects.order_by("pk")
+    assert master.Shelf.objects.update(name="x") == 2
+    assert heard(net) == [("SAVE", one.pk, 1), ("SAVE", other.pk, 1)]
+    with transaction.atomic(using=connection().alias):
+        run(f"UPDATE master_app_shelf SET name = 'y' WHERE id = {one.pk}")
+        master.Shelf.objects.filter(pk=one.pk).update(name="z")
+    assert [change[:2] for change in heard(net)] == [("SAVE", one.pk)]
+    revision = master.Shelf.objects.get(pk=one.pk).cqrs_revision
+    assert revision >= 2
+    master.Shelf.objects.filter(pk=one.pk).update(id=one.pk + 1000)
+    assert heard(net) == [("DELETE", one.pk, revision + 1), ("SAVE", one.pk + 1000, revision + 1)]
+
+
 def test_key_of_a_deleted_row(stocks, net):
     run(f"UPDATE {TABLE} SET amount = 4 WHERE id = 1")
     run(f"DELETE FROM {TABLE} WHERE id = 1")
