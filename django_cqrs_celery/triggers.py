@@ -36,6 +36,9 @@ from django_cqrs_celery.triggers_plan import Column, Plan
 PREFIX = "cqrs_"
 OUTBOX_TABLE = "django_cqrs_celery_outboxmessage"
 
+#: Engines that have triggers with ``'auto'``. Elsewhere they may need rights that few have, and see less.
+BY_DEFAULT = ("postgresql",)
+
 State = Literal["installed", "missing", "disabled", "outdated"]
 
 _ENGINES: dict[str, Any] = {
@@ -48,22 +51,12 @@ def is_supported(connection: Any) -> bool:
     return connection.vendor in _ENGINES
 
 
-def belong(cqrs_id: str, connection: Any) -> bool:
-    """Whether declared triggers are to be in this database: with ``'auto'`` only on PostgreSQL.
-
-    Elsewhere they may need rights that few have, and see less.
-    """
-    if not is_supported(connection):
-        return False
-    return connection.vendor == "postgresql" or _asked_for(MasterRegistry.models.get(cqrs_id)) != "auto"
-
-
 class CaptureTrigger(models.BaseConstraint):
     """The triggers that capture the changes of one master model.
 
     ``cqrs_id``; ``fields``: names of the columns a change of which is replicated; ``tracked``: names of those whose
-    previous values travel; ``links``: names of the many-to-many fields whose tables have triggers, too. All else is the
-    model's own, so that it follows a renamed table.
+    previous values travel; ``links``: names of the many-to-many fields whose tables have triggers, too; ``engines``:
+    the only ones that get them, or empty. All else is the model's own, so that it follows a renamed table.
     """
 
     def __init__(
@@ -74,10 +67,12 @@ class CaptureTrigger(models.BaseConstraint):
         fields: Sequence[str],
         tracked: Sequence[str] = (),
         links: Sequence[str] = (),
+        engines: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
         self.cqrs_id, self.fields, self.tracked, self.links = cqrs_id, tuple(fields), tuple(tracked), tuple(links)
+        self.engines = tuple(engines)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CaptureTrigger) and self.deconstruct() == other.deconstruct()
@@ -96,6 +91,8 @@ class CaptureTrigger(models.BaseConstraint):
             kwargs["tracked"] = self.tracked
         if self.links:
             kwargs["links"] = self.links
+        if self.engines:
+            kwargs["engines"] = self.engines
         return path, args, kwargs
 
     def validate(self, *args: Any, **kwargs: Any) -> None:
@@ -104,6 +101,10 @@ class CaptureTrigger(models.BaseConstraint):
     def check(self, model: Any, connection: Any) -> list[Any]:
         """The checks of this package say what there is to say."""
         return []
+
+    def belongs_to(self, connection: Any) -> bool:
+        """Whether this database is to have the triggers."""
+        return is_supported(connection) and (not self.engines or connection.vendor in self.engines)
 
     def plan(self, model: Any, connection: Any) -> Plan:
         """What the engine needs to know; a field that the model does not have yet, or no more, is left out."""
@@ -320,6 +321,7 @@ def declare(model: Any) -> None:
         fields=[field.name for field in images.replicated_fields.__wrapped__(model)],
         tracked=[field.name for field in tracker.tracked_fields(model)],
         links=[] if why_not_links(model) else [field.name for field in links.replicated.__wrapped__(model)],
+        engines=BY_DEFAULT if _asked_for(model) == "auto" else (),
     )
     others = [constraint for constraint in model._meta.constraints if not isinstance(constraint, CaptureTrigger)]
     _keep(model, [*others, trigger])
@@ -356,7 +358,7 @@ def captures(model: Any, using: str) -> bool:
     if found is None:
         declared = declared_by(concrete)
         found = _capturing[key] = bool(declared) and all(
-            belong(constraint.cqrs_id, connection) and constraint.is_there(concrete, connection)
+            constraint.belongs_to(connection) and constraint.is_there(concrete, connection)
             for constraint in declared
         )
     return found

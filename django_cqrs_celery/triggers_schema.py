@@ -137,7 +137,7 @@ class _Editor:
             yield owner, constraint
 
     def _install(self, model: Any, constraint: CaptureTrigger) -> None:
-        if not triggers.belong(constraint.cqrs_id, self.connection):
+        if not constraint.belongs_to(self.connection):
             return
         triggers.forget_what_is_there()
         if not self._has_outbox():

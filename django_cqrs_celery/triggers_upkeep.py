@@ -70,7 +70,7 @@ def sets(alias: str | None = None) -> Iterator[TriggerSet]:
     for _, model in sorted(MasterRegistry.models.items()):
         for constraint in triggers.declared_by(model):
             for name in connections if alias is None else [alias]:
-                if triggers.belong(constraint.cqrs_id, connections[name]) and router.allow_migrate_model(name, model):
+                if constraint.belongs_to(connections[name]) and router.allow_migrate_model(name, model):
                     yield TriggerSet(model=model, constraint=constraint, alias=name)
 
 

@@ -138,6 +138,14 @@ def test_auto(project):
     uninstall = "call", ["cqrs_triggers", "uninstall"], {}
     assert project.run_all(uninstall, by_orm)[1] == ["SAVE", "SAVE", "DELETE"]
 
+    project.cqrs["master"]["capture"] = "trigger"
+    operations, heard = change(project, MIXIN, hearing(project))
+    assert "Create constraint" in operations and heard == [CAPTURED]
+    project.cqrs["master"]["capture"] = "auto"
+    _, heard = change(project, MIXIN, hearing(project))
+    assert heard == [CAPTURED if project.engine == "postgresql" else []]
+    assert "No changes" in change(project, MIXIN)[0]
+
 
 def test_without_migrations(project):
     """Apps without migrations, and tests with ``--nomigrations``: tables are made with their triggers."""
