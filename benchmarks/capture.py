@@ -54,6 +54,9 @@ def main() -> None:
             print(json.dumps({"engine": options.engine, "dispatch": options.dispatch, **numbers}), flush=True)
     finally:
         if options.dispatch == "background":
+            from django_cqrs_celery import background
+
+            background.flush()  # its thread has a connection
             remove_queue()
         connection.creation.destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
 
@@ -73,11 +76,12 @@ def prepare(engine: str, dispatch: str) -> Any:
         DATABASES={"default": {**env.database(engine, NAME), "CONN_MAX_AGE": None}},
         CQRS={"exchange": NAME, "master": {"dispatch": dispatch, "replicas": [NAME]}}, CELERY_BROKER_URL=env.AMQP_URL,
     )  # fmt: skip
-    django.setup()
     import celery
-    from django.db import connection
 
+    # As in a project, the app is there before Django's apps are, so that all threads know it.
     celery.Celery(NAME, set_as_current=True).config_from_object("django.conf:settings", namespace="CELERY")
+    django.setup()
+    from django.db import connection
 
     connection.creation.create_test_db(verbosity=0, autoclobber=True)
     return connection

@@ -118,7 +118,8 @@ def is_under_way(model: Any, queue: str | None) -> bool:
     if replicas.filter(listings__gt=0).alive(PATIENCE).exists():
         return True
     asked = states.filter(queue=queue or "").order_by().alive(PATIENCE).values_list("round", flat=True).first()
-    return asked is not None and replicas.exclude(round=asked).exists()
+    # Before the first answer of all it is not known whether there is a replica.
+    return asked is not None and (replicas.exclude(round=asked).exists() or not replicas.exists())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -338,6 +338,13 @@ class TestUnderWay:
         assert self.begin(wire) == 1
         assert wire.settle() == []
 
+    def test_the_first_round_of_all_is_waited_for(self, wire):
+        rows = fill(wire, 3)
+        unseen.delete(replica.Author, pk=rows[0].pk)
+        assert self.begin(wire) == 1
+        assert self.begin(wire) == 1
+        assert wire.settle() == [("SYNC", rows[0].pk)]
+
     def test_a_replica_that_does_not_answer_is_not_waited_for_for_long(self, wire):
         fill(wire, 3)
         assert heal(wire) == []
