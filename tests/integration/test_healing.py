@@ -235,7 +235,7 @@ while time.monotonic() < end:
     if what < 0.05:
         deleted.append(pk)
         City.objects.filter(id=pk).delete()
-    else:
+    elif what < 0.4 or not City.objects.filter(id=pk).update(name=f"n{count}"):
         City.objects.update_or_create(id=pk, defaults={"name": f"n{count}", "country_id": "c1"})
 result = [count, sorted(set(deleted))]
 """
