@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 import pytest
-from django.db import connections, transaction
+from django.db import transaction
 
 from django_cqrs_celery import dispatcher, triggers, triggers_links
 from django_cqrs_celery.models import OutboxMessage
@@ -15,21 +15,12 @@ from tests.conftest import use_pair
 from tests.invariants.racing import run_together
 from tests.master_app import models as master
 from tests.replica_app import models as replica
+from tests.triggers.stock import connection, run
 
 LINKS = "master_app_depot_shelves"
 PLACES = "master_app_placing"
 Depot, Placing = master.Depot, master.Placing
 Link = Depot.shelves.through
-NOW = "CURRENT_TIMESTAMP"
-
-
-def connection():
-    return connections[routing.current["master"]]
-
-
-def run(sql):
-    with connection().cursor() as cursor:
-        cursor.execute(sql)
 
 
 def links_of(side):
