@@ -85,13 +85,15 @@ def _spelled(body: str) -> str:
 
 # ``cqrs.promised`` holds, within a transaction, the table whose new rows Django promises itself.
 _MARKED = """BEGIN
-    PERFORM set_config('cqrs.promised', TG_RELID::text, true);
-    NEW.@revision@ := -1 - NEW.@revision@;
+    IF NEW.@revision@ < 0 THEN
+        PERFORM set_config('cqrs.promised', TG_RELID::text, true);
+        NEW.@revision@ := -1 - NEW.@revision@;
+    END IF;
     RETURN NEW;
 END"""
 
-# The aggregate keeps PostgreSQL to a lookup of each key: a join that it has planned for an empty outbox, and keeps for
-# the session, would read the whole of a full one for each row.
+# A session keeps the plans of a function. One that is made when the outbox is empty, as it mostly is, would read the
+# whole of a full one for each row: the aggregate keeps PostgreSQL from joins, ``enable_seqscan`` from reading it all.
 _LAST_DELETE = (
     "SELECT max(d.revision) FROM @outbox@ d"
     " WHERE d.signal_type = 'DELETE' AND d.cqrs_id = @cqrs_id@ AND d.instance_pk = "
@@ -124,6 +126,7 @@ END"""
 _UPDATED = f"""DECLARE
     promised boolean := false;
     previous text;
+    seqscan text;
 BEGIN
     IF NEW.@revision@ > OLD.@revision@ AND NEW.@updated@ <> OLD.@updated@ AND NEW.@key@ = OLD.@key@
             AND age(OLD.xmin) > 0 THEN
@@ -137,6 +140,10 @@ BEGIN
     IF NEW.@revision@ <= OLD.@revision@ AND NOT record_image_ne(@before@, @after@) THEN
         NEW.@revision@ := OLD.@revision@;
         RETURN NEW;
+    END IF;
+    IF age(OLD.xmin) <= 0 OR NEW.@key@ <> OLD.@key@ THEN
+        seqscan := current_setting('enable_seqscan');
+        PERFORM set_config('enable_seqscan', 'off', true);
     END IF;
     IF age(OLD.xmin) <= 0 THEN
         promised := EXISTS (
@@ -156,6 +163,9 @@ BEGIN
     IF NEW.@key@ <> OLD.@key@ THEN
         @delete@ VALUES ('DELETE', @cqrs_id@, @old_pk@, OLD.@revision@ + 1, @gone@);
         NEW.@revision@ := greatest(NEW.@revision@, ({_LAST_DELETE} @new_pk@) + 1);
+    END IF;
+    IF seqscan IS NOT NULL THEN
+        PERFORM set_config('enable_seqscan', seqscan, true);
     END IF;
     @record_unless_promised@
     RETURN NEW;
@@ -232,22 +242,22 @@ def _statements(plan: Plan, print_: str) -> list[str]:
 
     with_path = "SECURITY DEFINER SET search_path = @path@"
     spells = plan.key.kind in _CAST
+    insert, insert_path = (_spelled(_INSERTED), "SECURITY DEFINER") if spells else (_INSERTED, with_path)
+    updates_spelled = spells and not plan.tracked
     functions = [
-        function("mark", _MARKED, "SECURITY INVOKER"),
+        function("mark", _spelled(_MARKED), "SECURITY INVOKER"),
+        # For each statement this setting costs next to nothing; for each row it would count.
+        function("insert", insert, f"{insert_path} SET enable_seqscan = off"),
+        function("update", _spelled(_UPDATED), "SECURITY DEFINER") if updates_spelled
+        else function("update", _UPDATED, with_path),
         function("delete", _DELETED, with_path),
         function("truncate", _TRUNCATED, with_path),
-        *(
-            function(suffix, _spelled(body), "SECURITY DEFINER") if is_spelled else function(suffix, body, with_path)
-            for suffix, body, is_spelled in (
-                ("insert", _INSERTED, spells), ("update", _UPDATED, spells and not plan.tracked),
-            )
-        ),
     ]  # fmt: skip
     return [
         created(functions, plan),
-        trigger("mark", "BEFORE INSERT", f"FOR EACH ROW WHEN (NEW.{names['revision']} < 0)"),
-        trigger("insert", "AFTER INSERT", "REFERENCING NEW TABLE AS cqrs_new FOR EACH STATEMENT"),
         # No WHEN: to prepare one for each statement costs more than a call of the function.
+        trigger("mark", "BEFORE INSERT", "FOR EACH ROW"),
+        trigger("insert", "AFTER INSERT", "REFERENCING NEW TABLE AS cqrs_new FOR EACH STATEMENT"),
         trigger("update", "BEFORE UPDATE", "FOR EACH ROW"),
         trigger("delete", "AFTER DELETE", "REFERENCING OLD TABLE AS cqrs_old FOR EACH STATEMENT"),
         trigger("truncate", "BEFORE TRUNCATE", "FOR EACH STATEMENT"),

@@ -256,3 +256,22 @@ class TestPostgreSQL:
     def test_truncate_is_a_delete_of_every_row(self, net):
         run(f"TRUNCATE {TABLE}")
         assert heard(net) == [("DELETE", 1, 1), ("DELETE", 2, 1), ("DELETE", 3, 1)]
+
+    def test_plans_made_for_an_empty_outbox_do_no_harm(self, net):
+        """A session keeps its plans: made when the outbox was empty, they would read the whole of a full one."""
+        read = "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'django_cqrs_celery_outboxmessage'"
+        new = f"INSERT INTO {TABLE} (id, name, cqrs_updated) SELECT n, 'new', {NOW} FROM generate_series"
+        heard(net)
+        run("VACUUM ANALYZE django_cqrs_celery_outboxmessage")
+        with transaction.atomic(using=connection().alias), connection().cursor() as cursor:
+            cursor.execute(read)
+            before = cursor.fetchone()
+            for start in range(100, 1000, 100):
+                run(f"{new}({start}, {start + 99}) n")
+                run(f"UPDATE {TABLE} SET amount = 5 WHERE id >= {start}")
+            run(f"UPDATE {TABLE} SET id = id + 1000 WHERE id >= 100")
+            cursor.execute(read)
+            assert cursor.fetchone() == before
+            cursor.execute("SHOW enable_seqscan")
+            assert cursor.fetchone() == ("on",)
+        heard(net)
