@@ -189,6 +189,8 @@ def _after_save(
     counted = counted and created
     by_database = not instance.__dict__.pop(MARKED, False) and alone
     _unmark(instance)
+    if raw and hasattr(instance.__dict__.get(UPDATED_FIELD), "resolve_expression"):
+        del instance.__dict__[UPDATED_FIELD]  # a fixture has said nothing of it: what the database wrote is read
     previous = tracker.previous_values(instance, created=created, only=update_fields)
     if update_fields is not None:
         tracker.saved(instance, update_fields)

@@ -22,7 +22,8 @@ SETTINGS: list[Setting[Any]] = []
 def whole() -> Mapping[str, Any]:
     """``settings.CQRS`` as it is written; an empty mapping where it is missing or no mapping."""
     value = getattr(settings, "CQRS", None)
-    return value if isinstance(value, Mapping) else {}
+    # Every save asks, and of a dict Python knows it sooner than of a Mapping.
+    return value if isinstance(value, (dict, Mapping)) else {}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Setting(Generic[T]):
         part = whole()
         if self.section:
             part = part.get(self.section) or {}
-        return part.get(self.name, self.default) if isinstance(part, Mapping) else self.default
+        return part.get(self.name, self.default) if isinstance(part, (dict, Mapping)) else self.default
 
     def problem(self) -> str | None:
         """Why the written value cannot be used, or None."""
@@ -157,6 +158,16 @@ meta_function: Setting[Callable[..., Any] | str | None] = _setting(
     "master", "meta_function", None, "a callable or the dotted path of one", _function,
     "``f(obj=instance, **kwargs)`` gives the ``meta`` of a change; called in the saving thread.",
 )
+
+
+def has_functions() -> bool:
+    """Whether a function of the settings has a say in each change; every save asks, so it looks once for both."""
+    part = whole().get("master")
+    return isinstance(part, (dict, Mapping)) and any(
+        part.get(function.name) is not None for function in (correlation_function, meta_function)
+    )
+
+
 dispatch: Setting[str] = _setting(
     "master", "dispatch", "background", "'background', 'on_commit' or 'relay'",
     _one_of("background", "on_commit", "relay"),

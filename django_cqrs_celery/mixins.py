@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from django_cqrs_celery import conf, images, signals, tracker, triggers
 from django_cqrs_celery import metas as metas
 from django_cqrs_celery.constants import ALL_BASIC_FIELDS, REVISION_FIELD, UPDATED_FIELD
-from django_cqrs_celery.fields import RevisionField
+from django_cqrs_celery.fields import RevisionField, UpdatedField
 from django_cqrs_celery.managers import MasterManager, MasterQuerySet, ReplicaManager, need_fields
 
 _SAVES_COUNT = "_cqrs_saves"
@@ -41,7 +41,7 @@ class RawMasterMixin(models.Model):
     cqrs_revision = RevisionField(
         default=0, db_default=0, help_text="Raised by every change; tells newer from older on the replicas."
     )
-    cqrs_updated = models.DateTimeField(
+    cqrs_updated = UpdatedField(
         auto_now=True, db_default=Now(), help_text="Time of the last change that was replicated."
     )
 
@@ -59,10 +59,11 @@ class RawMasterMixin(models.Model):
         """
         kwargs.update(zip(_SAVE_ARGUMENTS, args, strict=False))
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
-        wanted = conf.auto_update_fields() if update_cqrs_fields is None else update_cqrs_fields
         captured = triggers.captures(type(self), using)
-        if (wanted or captured) and kwargs.get("update_fields") is not None:
-            kwargs["update_fields"] = {*kwargs["update_fields"], REVISION_FIELD, UPDATED_FIELD}
+        if kwargs.get("update_fields") is not None:
+            wanted = conf.auto_update_fields() if update_cqrs_fields is None else update_cqrs_fields
+            if wanted or captured:
+                kwargs["update_fields"] = {*kwargs["update_fields"], REVISION_FIELD, UPDATED_FIELD}
         for name in (REVISION_FIELD, UPDATED_FIELD):
             # Of an instance with deferred fields Django saves the loaded ones alone, and these two are always written:
             # the value here is not looked at.

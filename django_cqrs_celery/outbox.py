@@ -207,7 +207,9 @@ def complete_deletes(promises: Sequence[Promise], using: str) -> None:
 
 
 def announce(using: str) -> None:
-    """Tell the dispatcher of this process once the open transaction has committed."""
+    """Tell the dispatcher of this process once the open transaction has committed; with a relay there is none."""
+    if conf.dispatch.raw() == "relay":
+        return
 
     def committed() -> None:
         signals.outbox_committed.send(sender=OutboxMessage, using=using)

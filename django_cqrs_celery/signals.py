@@ -18,7 +18,7 @@ sync_requested = Signal()
 #: Sent after the commit of a save without an outbox row: ``row`` is the unsaved outbox row, ``using`` its alias.
 unpromised_committed = Signal()
 #: Sent after a transaction that wrote outbox rows has committed: ``using`` is the database alias.
-outbox_committed = Signal()
+outbox_committed = Signal(use_caching=True)
 
 #: Sent by the querysets of master models before ``bulk_create``: ``instances``, ``using``, ``conflicts``.
 rows_creating = Signal()

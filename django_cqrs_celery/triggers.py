@@ -291,7 +291,7 @@ def has_hooks(model: Any) -> bool:
 
     So it is as well where SQL has no wire values of a tracked field.
     """
-    return _overrides(model) or conf.meta_function() is not None or conf.correlation_function() is not None
+    return _overrides(model) or conf.has_functions()
 
 
 @cache
