@@ -51,13 +51,13 @@ def test_new_replicas_fill_themselves_during_writes_and_kills(fresh):
     master, replicas = fresh.master, fresh.replicas
     master.run(FILL + "OutboxMessage.objects.all().delete()\n", count=ROWS)
     master.run(AGE, models=["Country", "City"])
-    slow = {"TESTBED_EXTRA": json.dumps({"sync_rate": max(300, ROWS // 20)})}
     workers = {}
 
-    def start(name):
+    def start(name, rate=max(300, ROWS // 20)):
         if name == "shop":
             queue = master.env["TESTBED_DEFAULT_QUEUE"]
-            workers[name] = master.worker("-c", "2", queues=queue, ready=False, **slow)
+            pace = {"TESTBED_EXTRA": json.dumps({"sync_rate": rate})}
+            workers[name] = master.worker("-c", "2", queues=queue, ready=False, **pace)
         else:
             workers[name] = replicas[name].worker("-c", "1", ready=False, TESTBED_SNAPSHOTS="1")
 
@@ -65,7 +65,7 @@ def test_new_replicas_fill_themselves_during_writes_and_kills(fresh):
     try:
         writer.send(WRITER, seconds=max(10, ROWS / 2000))
         for name in ("shop", "search", "stats"):
-            start(name)
+            start(name, rate=ROWS // 60)  # a minute to kill it in the middle, on whatever machine
         wait_until(lambda: look(replicas["search"])[1] > 0, "the first rows are on search", PATIENCE, step=0.02)
         begun = time.monotonic()
         for name in ("shop", "search"):

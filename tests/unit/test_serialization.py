@@ -109,7 +109,7 @@ class TestAssignedValues:
             (models.CharField(max_length=9), mark_safe("<b>"), "<b>"),
             (models.BinaryField(), memoryview(b"ab"), "YWI="),
         ],
-        ids=lambda value: type(value).__name__ if isinstance(value, models.Field) else str(value),
+        ids=lambda value: type(value).__name__ if isinstance(value, (models.Field, memoryview)) else str(value),
     )
     def test_they_are_sent_as_what_the_field_makes_of_them(self, field, value, wire):
         got = serialization.encode(named(field), value)
@@ -298,7 +298,7 @@ class TestPlain:
     def test_values(self, value, wire):
         assert same(serialization.plain(value), wire)
 
-    @pytest.mark.parametrize("value", [object(), Color.RED, [1, {"a": object()}]], ids=str)
+    @pytest.mark.parametrize("value", [object(), Color.RED, [1, {"a": object()}]], ids=["object", "enum", "inside"])
     def test_others_are_refused(self, value):
         with pytest.raises(EncodeError):
             serialization.plain(value)
