@@ -132,7 +132,7 @@ def _latencies(numbers: Numbers) -> list[Line]:
     found = []
     for title, words in (("latency", "a lone save"), ("latency at 500 saves/s", "under 500 saves/s")):
         for key, number in (("median_ms", "median"), ("p99_ms", "p99")):
-            name = f"save to replica row, {words}: ms ({number})"
+            name = f"commit to replica row, {words}: ms ({number})"
             found.append(numbers.line(name, key, title, better="less", format="{:.1f}"))
     return found
 

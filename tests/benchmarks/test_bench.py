@@ -68,8 +68,8 @@ def test_less_is_better_where_a_line_says_so():
 
     by_name = {line.name: line for line in report.lines(records)}
 
-    assert by_name["save to replica row, a lone save: ms (median)"].times == pytest.approx(1.2)
-    assert by_name["save to replica row, a lone save: ms (p99)"].times is None
+    assert by_name["commit to replica row, a lone save: ms (median)"].times == pytest.approx(1.2)
+    assert by_name["commit to replica row, a lone save: ms (p99)"].times is None
 
 
 def test_growth_is_relative_to_the_smallest_table():
