@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +14,7 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from django_cqrs_celery import links, serialization
+from django_cqrs_celery import links, rowreads, serialization
 from django_cqrs_celery.constants import ALL_BASIC_FIELDS, REVISION_FIELD, UPDATED_FIELD
 from django_cqrs_celery.exceptions import EncodeError
 
@@ -158,7 +158,7 @@ def read(
     """
     wanted = set(texts)
     queryset = model._base_manager.using(using).order_by()
-    images = read_rows(model, queryset.filter(pk__in=[python_pk(model, text) for text in wanted]), using, sync)
+    images = _read_keys(model, [python_pk(model, text) for text in wanted], using, sync)
     if not images.keys() <= wanted:
         # The database found rows under another spelling of their key: by a collation without case, for example.
         for text in wanted - images.keys():
@@ -166,6 +166,16 @@ def read(
             for image in found.values():
                 images[text] = image
     return images
+
+
+def _read_keys(
+    model: type[models.Model], keys: list[Any], using: str, sync: bool
+) -> dict[str, dict[str, Any] | EncodeError]:
+    if keys and is_plain(model):
+        query = rowreads.by_keys(model, keys, using, _columns_of_rows(model))
+        if query is not None:
+            return _with_links(model, _images_of(model, query.execute()), using)
+    return read_rows(model, model._base_manager.using(using).order_by().filter(pk__in=keys), using, sync)
 
 
 def read_rows(
@@ -202,13 +212,23 @@ def _with_links(
 
 def read_columns(model: type[models.Model], queryset: models.QuerySet) -> dict[str, dict[str, Any] | EncodeError]:
     """Wire values by field name of the rows of a queryset, by primary key text; of a replica's rows, too."""
-    queryset = _with_json_texts(model, queryset)
+    return _images_of(model, _columns_of_rows(model)(queryset))
+
+
+def _columns_of_rows(model: type[models.Model]) -> Callable[[models.QuerySet], models.QuerySet]:
+    """What makes of a queryset the rows that ``_images_of`` reads: JSON as text alone, all else as Python values."""
+    names = [column.json_text or column.attname for column in _columns(model)]
+    return lambda queryset: _with_json_texts(model, queryset).values_list(*names)
+
+
+def _images_of(
+    model: type[models.Model], rows: Iterable[Sequence[Any]]
+) -> dict[str, dict[str, Any] | EncodeError]:
     columns = _columns(model)
-    # A JSON column is read as text alone; the other columns as their Python values.
     plan = [(c.name, serialization.wire_json if c.json_text else c.encoder, c.field) for c in columns]
     pk_position = next(i for i, column in enumerate(columns) if column.field.primary_key)
     images: dict[str, dict[str, Any] | EncodeError] = {}
-    for row in queryset.values_list(*[column.json_text or column.attname for column in columns]):
+    for row in rows:
         image: dict[str, Any] = {}
         failure: EncodeError | None = None
         for (name, encoder, field), value in zip(plan, row, strict=True):
