@@ -14,7 +14,18 @@ from typing import Any
 from django.db import connections, models, router, transaction
 from django.db.models import signals as model_signals
 
-from django_cqrs_celery import cascades, conf, entangled, linking, links, managers, serialization, timeouts, upserts
+from django_cqrs_celery import (
+    cascades,
+    conf,
+    entangled,
+    linking,
+    links,
+    lone,
+    managers,
+    serialization,
+    timeouts,
+    upserts,
+)
 from django_cqrs_celery.applying import INFRASTRUCTURE, Aside, Item, missing_parent
 from django_cqrs_celery.constants import Outcome, SignalType
 from django_cqrs_celery.dataclasses import TransportPayload
@@ -98,6 +109,16 @@ def apply(changes: Sequence[TransportPayload], aside: Aside) -> list[Outcome]:
     return [item.outcome or Outcome.FAILED for item in items]
 
 
+def apply_alone(change: TransportPayload) -> bool:
+    """Try the shortest way for a lone change; whether that was it. Raises errors of the infrastructure."""
+    model = ReplicaRegistry.models.get(change.cqrs_id)
+    if model is None or change.is_expired() or not is_plain(model):
+        return False
+    using = alias_of(model)
+    with timeouts.limited(using):
+        return lone.update(model, change, using)
+
+
 class _Batch:
     """The changes of a batch that go to one database."""
 
@@ -109,6 +130,9 @@ class _Batch:
 
     def run(self, items: list[Item]) -> None:
         """Apply all at once; where the database refuses that, halve until the changes at fault stand alone."""
+        if len(items) == 1 and apply_alone(items[0].change):
+            items[0].outcome = Outcome.UPDATED
+            return
         try:
             with timeouts.limited(self.using), transaction.atomic(using=self.using):
                 upserts.begin_write(self.using)

@@ -49,7 +49,7 @@ def test_locked_row_is_tried_again_and_logged(transactional_db, net, settings, c
         holder.join(30)
     logged = [record.getMessage() for record in caplog.records if record.name == "too.long"]
     assert len(logged) == 1
-    assert "FOR UPDATE" in logged[0]
+    assert "replica_app_author" in logged[0]
     assert "secret" not in logged[0]
     assert not DeadLetter.objects.exists()
     net.deliver()
