@@ -27,6 +27,8 @@ _ATTRIBUTE = "cqrs_gatherer"
 _LOSSES_ALLOWED = 3
 #: A pool that works in the main process gathers this long, since nothing comes in while it works.
 _SOLO_SECONDS = 0.005
+#: Copies that landed before their messages came; a message that is not known among them is a duplicate.
+_COPIES_REMEMBERED = 1000
 
 
 @dataclass(eq=False)
@@ -72,6 +74,10 @@ class Gatherer:
         self._is_solo = type(self.pool).__module__.endswith("solo")
         #: Whether a message that kills its process kills the worker; the loss of a pool's process is noticed here.
         self.in_main_process = not type(self.pool).__module__.endswith(("prefork", "asynpool"))
+        #: Identities of messages of which a copy is being applied, and of those whose copy has been committed before
+        #: they came.
+        self._copied: set[str] = set()
+        self._landed_ahead: dict[str, None] = {}
         #: Whether a suspect is being applied: it may not take others with it.
         self._suspect_in_flight = False
         self._flush_planned = False
@@ -86,13 +92,49 @@ class Gatherer:
     def add(self, held: _Held) -> None:
         """Take over a message."""
         with self._lock:
-            self._waiting.append(held)
             if held.tag is not None:
                 self._outstanding[held.tag] = None
+            if held.identity in self._landed_ahead:
+                del self._landed_ahead[held.identity]
+                if not self._closed:
+                    self._acknowledge([held])
+                return
+            self._waiting.append(held)
         if self._is_solo and self.consumer.hub:
             self._plan_flush()
         else:
             self.flush()
+
+    def try_copy(self, body: bytes | str, identity: str) -> None:
+        """Apply the copy of a lone change if the pool has nothing else to do; the message itself comes later."""
+        with self._lock:
+            if self._closed or self._waiting or self._in_flight >= self.slots or self._suspect_in_flight:
+                return
+            self._in_flight += 1
+            self._copied.add(identity)
+
+        def on_answer(is_done: bool) -> None:
+            self._copy_over(identity, is_done)
+
+        def on_error(error: Any) -> None:
+            self._copy_over(identity, False)
+
+        self.pool.apply_async(tasks.apply_copy, args=(body,), callback=on_answer, error_callback=on_error)
+
+    def _copy_over(self, identity: str, is_done: bool) -> None:
+        with self._lock:
+            self._free_slot()
+            self._copied.discard(identity)
+            came = [held for held in self._waiting if held.identity == identity] if is_done else []
+            for held in came:
+                self._waiting.remove(held)
+            if came and not self._closed:
+                self._acknowledge(came)
+            elif is_done and not came:
+                self._landed_ahead[identity] = None
+                if len(self._landed_ahead) > _COPIES_REMEMBERED:
+                    del self._landed_ahead[next(iter(self._landed_ahead))]
+        self.flush()
 
     def let_pass(self, message: Any) -> None:
         """Note a message that Celery handles itself, so that it is not acknowledged along with a batch."""
@@ -120,6 +162,8 @@ class Gatherer:
         while True:
             with self._lock:
                 if self._closed or not self._waiting or self._in_flight >= self.slots or self._suspect_in_flight:
+                    return
+                if self._waiting[0].identity in self._copied:
                     return
                 if self._waiting[0].suspect:
                     if self._in_flight:

@@ -212,6 +212,11 @@ gather_seconds: Setting[float] = _setting(
     "master", "gather_seconds", 0.025, "a positive number of seconds", _positive_number,
     "How long the background thread gathers changes while saves keep coming. A lone save is published at once.",
 )
+express: Setting[bool] = _setting(
+    "master", "express", True, "True or False", _boolean,
+    "Whether a copy of a lone change is sent past the replicas' queues, which saves it the wait for the broker's disk. "
+    "On RabbitMQ alone; the change itself is published as ever.",
+)
 publish_timeout: Setting[float] = _setting(
     "master", "publish_timeout", 5, "a positive number of seconds", _positive_number,
     "How long to wait for the broker: to connect, to write, and to confirm one message.",

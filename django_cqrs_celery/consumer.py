@@ -68,6 +68,7 @@ class ReplicaConsumer(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         self.kombu_consumer: Any = None
         self.drain_consumer: Any = None
+        self.express_consumer: Any = None
         self.asking: Asking | None = None
         super().__init__(consumer, **kwargs)
 
@@ -87,6 +88,7 @@ class ReplicaConsumer(bootsteps.StartStopStep):
             consumer.connection.channel(), queues=[Queue(conf.dead_letter_queue_name(), no_declare=True)],
             on_message=drain.take, auto_declare=False, prefetch_count=draining.BATCH,
         )  # fmt: skip
+        self.express_consumer = self._express(consumer, channel)
         gatherer = batching.gatherer_of(consumer)
         gatherer.channel = None if isinstance(channel, virtual.Channel) else channel
         gatherer.plan_retry(1.0)
@@ -109,6 +111,29 @@ class ReplicaConsumer(bootsteps.StartStopStep):
     def _consume(self) -> None:
         self.kombu_consumer.consume()
         self.drain_consumer.consume()
+        if self.express_consumer is not None:
+            self.express_consumer.consume()
+
+    @staticmethod
+    def _express(consumer: Any, own_channel: Any) -> Any:
+        """The consumer of copies of lone changes; None where there are none, or where one could kill the worker."""
+        gatherer = batching.gatherer_of(consumer)
+        if isinstance(own_channel, virtual.Channel) or gatherer.in_main_process:
+            return None
+        try:
+            channel, name = topology.declare_express_queue(consumer.connection)
+        except consumer.connection.channel_errors as error:
+            logger.info("Lone changes have no express lane: %s", error, extra={"action": "cqrs_no_express"})
+            return None
+
+        def on_message(message: Any) -> None:
+            identity = message.headers.get("id") if isinstance(message.headers, dict) else None
+            if isinstance(identity, str):
+                gatherer.try_copy(batching.body_of(message), identity)
+
+        return KombuConsumer(
+            channel, queues=[Queue(name, no_declare=True)], on_message=on_message, auto_declare=False, no_ack=True
+        )
 
     @staticmethod
     def _guarded(handle: Any, consumer: Any) -> Any:
@@ -139,13 +164,17 @@ class ReplicaConsumer(bootsteps.StartStopStep):
             batching.gatherer_of(consumer).stop_handing_out()
             ignore_errors(consumer.connection, self.kombu_consumer.cancel)
             ignore_errors(consumer.connection, self.drain_consumer.cancel)
+            if self.express_consumer is not None:
+                ignore_errors(consumer.connection, self.express_consumer.cancel)
 
     def shutdown(self, consumer: Any) -> None:
         """Give the channel up: the broker takes back what is not acknowledged."""
         if self.kombu_consumer is not None:
             ignore_errors(consumer.connection, self.kombu_consumer.channel.close)
             ignore_errors(consumer.connection, self.drain_consumer.channel.close)
-            self.kombu_consumer = self.drain_consumer = None
+            if self.express_consumer is not None:
+                ignore_errors(consumer.connection, self.express_consumer.channel.close)
+            self.kombu_consumer = self.drain_consumer = self.express_consumer = None
         batching.close_gatherer(consumer)
 
 

@@ -19,7 +19,7 @@ from django.db.models import F, Max
 from kombu import Producer
 from kombu.transport import virtual
 
-from django_cqrs_celery import bridge, conf, outbox, retries, topology
+from django_cqrs_celery import bridge, conf, express, outbox, retries, topology
 from django_cqrs_celery.constants import TASK_APPLY, SignalType
 from django_cqrs_celery.dataclasses import decode_message, encode_note
 from django_cqrs_celery.exceptions import PublishError, Rejected, Unroutable
@@ -48,6 +48,7 @@ class Publisher:
     def __init__(self) -> None:
         self._connection: Any = None
         self._producer: Any = None
+        self._copies = express.Copies()
         self._returned: list[str] = []
 
     def publish(self, message: outbox.Message) -> None:
@@ -63,6 +64,7 @@ class Publisher:
         foreign = bridge.bodies(message.body) if legacy else []
         with self._telling(key):
             producer = self._open(app)
+            self._copies.send(self._connection, message, headers, properties)
             taken = self._send(
                 producer, topology.exchange(), key, message.body, content_type="application/json", headers=headers,
                 **properties,
@@ -102,6 +104,7 @@ class Publisher:
             self._renew_channel()
             raise Rejected(f"A queue took no message with key {key!r}: it is full, or cannot store it.") from error
         except Exception as error:  # whatever it was: without a confirm nothing is known, and the connection is suspect
+            self._copies.pause()
             self.close()
             raise PublishError(f"The broker did not take a message: {type(error).__name__}: {error}") from error
 
@@ -174,6 +177,7 @@ class Publisher:
     def close(self) -> None:
         """Drop the connection without a handshake, which a blocked broker would not answer."""
         connection, self._connection, self._producer = self._connection, None, None
+        self._copies.forget()
         if connection is not None:
             try:
                 connection.collect()
@@ -183,6 +187,7 @@ class Publisher:
     def forget(self) -> None:
         """Let go of a connection that belongs to another process, without touching its socket."""
         self._connection = self._producer = None
+        self._copies.forget()
 
 
 @dataclass(frozen=True, kw_only=True)

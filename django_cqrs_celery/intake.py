@@ -73,6 +73,19 @@ def take_suspect(body: bytes | str, identity: str) -> Answer:
     return answer
 
 
+def take_copy(body: bytes | str) -> bool:
+    """Apply the copy of a lone change, if one statement does it; whether it did. Whatever goes wrong, its message
+    comes and is dealt with as ever."""
+    try:
+        [data] = decode_message(body)
+        return not recreations.are_possible() and applier.apply_alone(TransportPayload.from_dict(data))
+    except Exception as error:  # the message itself will say more
+        logger.debug("A copy was of no use: %s", type(error).__name__, extra={"action": "cqrs_copy_failed"})
+        return False
+    finally:
+        _tidy_connections()
+
+
 def note_presence() -> None:
     """Note that a worker is there for the replica's queue."""
     try:

@@ -60,6 +60,8 @@ class Message:
     body: bytes
     changes: int
     rows: tuple[int, ...]
+    #: Whether it is all that was waiting: one change of a row that was there before.
+    lone: bool = False
 
 
 @dataclass(kw_only=True)
@@ -252,15 +254,15 @@ def compose(rows: Sequence[OutboxMessage], using: str) -> Composition:
         groups.setdefault((row.cqrs_id, row.queue), []).append(row)
     for (cqrs_id, queue), group in groups.items():
         try:
-            _compose_group(cqrs_id, queue, group, using, composition)
+            writer = MessageWriter(cqrs_id, queue, composition, of_one=len(rows) == 1)
+            _compose_group(writer, group, using)
         except CQRSError as error:
             composition.refuse(str(error), [row.pk for row in group])
     return composition
 
 
-def _compose_group(
-    cqrs_id: str, queue: str | None, group: list[OutboxMessage], using: str, composition: Composition
-) -> None:
+def _compose_group(writer: MessageWriter, group: list[OutboxMessage], using: str) -> None:
+    cqrs_id, queue, composition = writer.cqrs_id, writer.queue, writer.composition
     model = MasterRegistry.get_model_by_cqrs_id(cqrs_id)
     merged = _coalesce(group)
     _raise_revisions(model, {row.instance_pk for row in group if row.revision == RAISE}, using)
@@ -271,7 +273,6 @@ def _compose_group(
         lift_above_deletes(model, found, unchecked, using)
     ttl = conf.message_ttl()
     expires = None if ttl is None else datetime.now(timezone.utc) + timedelta(seconds=ttl)
-    writer = MessageWriter(cqrs_id, queue, composition)
     for row, previous, row_pks in merged:
         try:
             change = _change_of(row, previous, found.get(row.instance_pk), model, expires)
@@ -280,6 +281,7 @@ def _compose_group(
                 composition.settled.extend(row_pks)
             else:
                 writer.add(dumps(change.to_dict()), row_pks)
+                writer.is_update = change.signal_type is SignalType.SAVE and change.revision > 0
         except EncodeError as error:
             composition.refuse(str(error), row_pks)
     writer.close()
@@ -347,7 +349,11 @@ def _change_of(
 class MessageWriter:
     """Fills messages up to the limits in changes and bytes."""
 
-    def __init__(self, cqrs_id: str, queue: str | None, composition: Composition) -> None:
+    def __init__(
+        self, cqrs_id: str, queue: str | None, composition: Composition, *, of_one: bool = False
+    ) -> None:
+        #: Whether there is but one outbox row, and whether the last change is one of a row that was there before.
+        self.of_one, self.is_update = of_one, False
         self.cqrs_id, self.queue, self.composition = cqrs_id, queue, composition
         self.max_changes, self.max_bytes = conf.message_max_changes(), conf.message_max_bytes()
         self.texts: list[str] = []
@@ -372,6 +378,7 @@ class MessageWriter:
                     body=encode_message(self.texts),
                     changes=len(self.texts),
                     rows=tuple(self.rows),
+                    lone=self.of_one and self.is_update and self.queue is None,
                 )
             )
         self.texts, self.rows, self.size = [], [], 0

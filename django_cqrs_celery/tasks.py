@@ -25,6 +25,11 @@ def apply_suspect(body: bytes | str, identity: str) -> intake.Answer:
     return intake.take_suspect(body, identity)
 
 
+def apply_copy(body: bytes | str) -> bool:
+    """Run in a worker's pool: apply the copy of a lone change if that is simple; whether it was done."""
+    return intake.take_copy(body)
+
+
 def note_presence() -> None:
     """Run in a worker's pool: note that this replica's queue is consumed."""
     intake.note_presence()

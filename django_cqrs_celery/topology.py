@@ -21,6 +21,11 @@ logger = logging.getLogger("django_cqrs_celery.topology")
 
 #: First word of the routing keys of what replicas send to their master.
 MASTER_KEY = "cqrs-master"
+#: First word of the routing keys of copies that are sent past the replicas' queues.
+EXPRESS_KEY = "cqrs-express"
+#: Seconds after which a copy is worth nothing, how many may wait, and seconds after which a queue for them goes that
+#: nobody has ever consumed.
+EXPRESS_SECONDS, EXPRESS_LENGTH, EXPRESS_UNUSED = 1.0, 100, 60.0
 
 _app: Celery | None = None
 
@@ -63,6 +68,11 @@ def exchange() -> Exchange:
 def routing_key(cqrs_id: str, queue: str | None = None) -> str:
     """Key of a message for every replica of a CQRS_ID, or for one queue alone."""
     return cqrs_id if queue is None else f"cqrs.{queue}.{cqrs_id}"
+
+
+def express_key(cqrs_id: str) -> str:
+    """Key of the copy of a lone change. No queue can be called so that it is another's key."""
+    return f"{EXPRESS_KEY}.{cqrs_id}"
 
 
 def master_key(cqrs_id: str) -> str:
@@ -170,6 +180,23 @@ def declare_own_queue(channel: Any) -> str:
         raise ConfigurationError("CQRS['queue'] is not set: a replica service needs the name of its queue.")
     declare(channel, name, conf.dead_letter_queue_name(), bound())
     return name
+
+
+def declare_express_queue(connection: Any) -> tuple[Any, str]:
+    """Declare and bind the queue for copies of lone changes, which is there while workers are.
+
+    Returns a channel and the name. What the broker refuses raises one of the connection's ``channel_errors``.
+    """
+    name = f"{conf.queue()}.express"
+    channel = connection.channel()
+    queue = Queue(
+        name, exchange(), durable=True, auto_delete=True, message_ttl=EXPRESS_SECONDS, max_length=EXPRESS_LENGTH,
+        expires=EXPRESS_UNUSED, queue_arguments={"x-queue-type": "classic"},
+    )(channel)  # fmt: skip
+    queue.queue_declare()
+    for cqrs_id in sorted(bound()):
+        queue.bind_to(exchange(), routing_key=express_key(cqrs_id))
+    return channel, name
 
 
 def declare_legacy_queue(connection: Any) -> tuple[str, bool]:

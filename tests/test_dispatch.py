@@ -108,6 +108,26 @@ def test_pauses_for_a_full_queue_grow_to_a_cap(using, monkeypatch):
     assert author.pk
 
 
+def test_a_lone_change_is_an_update_and_all_that_was_waiting(using):
+    def messages():
+        claim = dispatcher._Claim(using)
+        composed = dispatcher.outbox.compose(claim.claimed, using)
+        OutboxMessage.objects.using(using).all().delete()
+        return [message.lone for message in composed.messages]
+
+    author = master.Author.objects.create(name="a")
+    assert messages() == [False]  # its row is not on the replicas yet
+    author.save()
+    assert messages() == [True]
+    author.save()
+    master.Author.objects.create(name="b").save()
+    assert messages() == [False]
+    author.cqrs_sync(queue="of_one")
+    assert messages() == [False]
+    author.delete()
+    assert messages() == [False]
+
+
 def test_the_thread_looks_again_at_what_a_queue_has_refused(using, monkeypatch):
     monkeypatch.setattr(dispatcher, "REJECTED_PAUSE", 0.1)
     drained = []

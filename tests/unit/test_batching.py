@@ -131,3 +131,66 @@ def test_a_suspect_is_counted_before_it_is_applied_and_given_up_in_the_end(engin
     monkeypatch.setattr(intake, "take", lambda bodies: Answer(again="OperationalError"))
     for _ in range(5):
         assert intake.take_suspect("body", "message").again  # a database that is away is no death
+
+
+def held(body, stored):
+    return batching._Held(
+        body=body, identity=body, ack=lambda: stored.append(body), reject=lambda: stored.append(f"{body} rejected")
+    )
+
+
+@pytest.fixture
+def idle(pool):
+    return batching.Gatherer(SimpleNamespace(pool=pool, hub=None, connection_errors=()))
+
+
+def test_a_message_whose_copy_has_landed_is_acknowledged_unapplied(idle, pool):
+    stored = []
+    idle.try_copy("the change", "the change")
+    assert pool.answer(True) == "the change"
+    idle.add(held("the change", stored))
+    assert stored == ["the change"]
+    assert not pool.given
+    idle.add(held("the change", stored))  # delivered again: it is known no more, and applied as a duplicate
+    assert pool.answer(Answer(applied=1)) == ["the change"]
+
+
+def test_a_message_waits_for_its_copy_that_is_being_applied(idle, pool):
+    pool.limit = 2
+    stored = []
+    idle.try_copy("the change", "the change")
+    idle.add(held("the change", stored))
+    assert len(pool.given) == 1
+    assert not stored
+    pool.answer(True)
+    assert stored == ["the change"]
+    assert not pool.given
+
+
+@pytest.mark.parametrize("outcome", [False, RuntimeError("the process is gone")])
+def test_a_copy_that_was_of_no_use_leaves_the_message_as_it_is(idle, pool, outcome):
+    stored = []
+    idle.try_copy("the change", "the change")
+    idle.add(held("the change", stored))
+    pool.answer(outcome)
+    assert not stored
+    assert pool.answer(Answer(applied=1)) == ["the change"]
+    assert stored == ["the change"]
+
+
+def test_a_copy_is_dropped_where_there_is_work(idle, pool):
+    stored = []
+    idle.add(held("first", stored))
+    idle.try_copy("second", "second")
+    assert pool.answer(Answer(applied=1)) == ["first"]
+    assert not pool.given
+    idle.close()
+    idle.try_copy("third", "third")
+    assert not pool.given
+
+
+def test_copies_are_not_remembered_for_ever(idle, pool):
+    for number in range(batching._COPIES_REMEMBERED + 5):
+        idle.try_copy("body", str(number))
+        pool.answer(True)
+    assert len(idle._landed_ahead) == batching._COPIES_REMEMBERED
