@@ -109,6 +109,12 @@ def apply(changes: Sequence[TransportPayload], aside: Aside) -> list[Outcome]:
     return [item.outcome or Outcome.FAILED for item in items]
 
 
+def may_be_alone(cqrs_id: str) -> bool:
+    """Whether changes with this CQRS_ID could ever be applied by ``apply_alone``."""
+    model = ReplicaRegistry.models.get(cqrs_id)
+    return model is not None and is_plain(model) and lone.is_possible(model, alias_of(model))
+
+
 def apply_alone(change: TransportPayload) -> bool:
     """Try the shortest way for a lone change; whether that was it. Raises errors of the infrastructure."""
     model = ReplicaRegistry.models.get(change.cqrs_id)

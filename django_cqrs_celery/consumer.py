@@ -16,7 +16,7 @@ from kombu import Queue
 from kombu.common import ignore_errors
 from kombu.transport import virtual
 
-from django_cqrs_celery import batching, conf, draining, legacy_consumer, tasks, topology
+from django_cqrs_celery import applier, batching, conf, draining, legacy_consumer, tasks, topology
 from django_cqrs_celery.constants import TASK_APPLY
 
 logger = logging.getLogger("django_cqrs_celery.worker")
@@ -116,12 +116,13 @@ class ReplicaConsumer(bootsteps.StartStopStep):
 
     @staticmethod
     def _express(consumer: Any, own_channel: Any) -> Any:
-        """The consumer of copies of lone changes; None where there are none, or where one could kill the worker."""
+        """The consumer of copies of lone changes; None where they are of no use, or could kill the worker."""
         gatherer = batching.gatherer_of(consumer)
-        if isinstance(own_channel, virtual.Channel) or gatherer.in_main_process:
+        useful = [cqrs_id for cqrs_id in topology.bound() if applier.may_be_alone(cqrs_id)]
+        if not useful or isinstance(own_channel, virtual.Channel) or gatherer.in_main_process:
             return None
         try:
-            channel, name = topology.declare_express_queue(consumer.connection)
+            channel, name = topology.declare_express_queue(consumer.connection, useful)
         except consumer.connection.channel_errors as error:
             logger.info("Lone changes have no express lane: %s", error, extra={"action": "cqrs_no_express"})
             return None

@@ -23,17 +23,25 @@ from django_cqrs_celery.exceptions import ApplyError
 from django_cqrs_celery.models import DeadLetter
 
 
+def is_possible(model: Any, using: str) -> bool:
+    """Whether a change of a plain model could ever be brought this way."""
+    return (
+        recordsets.for_plan(upserts.plan_of(model), using) is not None
+        and not links.received(model)
+        and not linking.leading_to(model)
+    )
+
+
 def update(model: Any, change: TransportPayload, using: str) -> bool:
     """Bring the row of a plain model from the revision before to that of the change; whether it was done.
 
     ``OperationalError`` and ``InterfaceError`` are raised; what else goes wrong has changed nothing.
     """
-    connection = connections[using]
-    if change.signal_type is not SignalType.SAVE or connection.vendor != "postgresql" or connection.in_atomic_block:
-        return False
-    plan = upserts.plan_of(model)
+    connection, plan = connections[using], upserts.plan_of(model)
     unpacking = recordsets.for_plan(plan, using)
-    if unpacking is None or links.received(model) or linking.leading_to(model):
+    if change.signal_type is not SignalType.SAVE or change.revision == 0 or connection.in_atomic_block:
+        return False
+    if unpacking is None or not is_possible(model, using):
         return False
     row = unpacking.row(change.instance_data)
     if row is None or row.get(plan.pk.attname) is None:

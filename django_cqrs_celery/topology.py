@@ -182,8 +182,8 @@ def declare_own_queue(channel: Any) -> str:
     return name
 
 
-def declare_express_queue(connection: Any) -> tuple[Any, str]:
-    """Declare and bind the queue for copies of lone changes, which is there while workers are.
+def declare_express_queue(connection: Any, cqrs_ids: Iterable[str]) -> tuple[Any, str]:
+    """Declare the queue for copies of lone changes, which is there while workers are, and bind it for the CQRS_IDs.
 
     Returns a channel and the name. What the broker refuses raises one of the connection's ``channel_errors``.
     """
@@ -194,7 +194,7 @@ def declare_express_queue(connection: Any) -> tuple[Any, str]:
         expires=EXPRESS_UNUSED, queue_arguments={"x-queue-type": "classic"},
     )(channel)  # fmt: skip
     queue.queue_declare()
-    for cqrs_id in sorted(bound()):
+    for cqrs_id in sorted(cqrs_ids):
         queue.bind_to(exchange(), routing_key=express_key(cqrs_id))
     return channel, name
 

@@ -143,6 +143,14 @@ def test_hooks_are_called_as_ever():
     assert replica.Ticket.calls == ["create", "update"]
 
 
+def test_for_which_models_it_is_possible():
+    assert applier.may_be_alone("author")
+    assert not applier.may_be_alone("ticket")  # has hooks
+    assert not applier.may_be_alone("unknown")
+    conftest.use_pair("sqlite", "sqlite")
+    assert not applier.may_be_alone("author")
+
+
 def test_a_copy_changes_a_row_or_nothing(author):
     assert applier.apply_alone(change(revision=5, name="ahead"))
     author.refresh_from_db()
