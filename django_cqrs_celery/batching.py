@@ -74,9 +74,7 @@ class Gatherer:
         self._is_solo = type(self.pool).__module__.endswith("solo")
         #: Whether a message that kills its process kills the worker; the loss of a pool's process is noticed here.
         self.in_main_process = not type(self.pool).__module__.endswith(("prefork", "asynpool"))
-        #: Identities of messages of which a copy is being applied, and of those whose copy has been committed before
-        #: they came.
-        self._copied: set[str] = set()
+        #: Identities of messages of which a copy has been committed before they came.
         self._landed_ahead: dict[str, None] = {}
         #: Whether a suspect is being applied: it may not take others with it.
         self._suspect_in_flight = False
@@ -111,7 +109,6 @@ class Gatherer:
             if self._closed or self._waiting or self._in_flight >= self.slots or self._suspect_in_flight:
                 return
             self._in_flight += 1
-            self._copied.add(identity)
 
         def on_answer(is_done: bool) -> None:
             self._copy_over(identity, is_done)
@@ -124,7 +121,6 @@ class Gatherer:
     def _copy_over(self, identity: str, is_done: bool) -> None:
         with self._lock:
             self._free_slot()
-            self._copied.discard(identity)
             came = [held for held in self._waiting if held.identity == identity] if is_done else []
             for held in came:
                 self._waiting.remove(held)
@@ -162,8 +158,6 @@ class Gatherer:
         while True:
             with self._lock:
                 if self._closed or not self._waiting or self._in_flight >= self.slots or self._suspect_in_flight:
-                    return
-                if self._waiting[0].identity in self._copied:
                     return
                 if self._waiting[0].suspect:
                     if self._in_flight:

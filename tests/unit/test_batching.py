@@ -155,8 +155,7 @@ def test_a_message_whose_copy_has_landed_is_acknowledged_unapplied(idle, pool):
     assert pool.answer(Answer(applied=1)) == ["the change"]
 
 
-def test_a_message_waits_for_its_copy_that_is_being_applied(idle, pool):
-    pool.limit = 2
+def test_a_message_that_came_while_its_copy_was_applied_is_acknowledged_unapplied(idle, pool):
     stored = []
     idle.try_copy("the change", "the change")
     idle.add(held("the change", stored))
@@ -165,6 +164,19 @@ def test_a_message_waits_for_its_copy_that_is_being_applied(idle, pool):
     pool.answer(True)
     assert stored == ["the change"]
     assert not pool.given
+
+
+def test_a_copy_that_hangs_holds_no_other_process_up(idle, pool):
+    pool.limit = 2
+    stored = []
+    idle.try_copy("copy", "the change")
+    idle.add(held("the change", stored))
+    idle.add(held("another", stored))
+    _, on_answer, _ = pool.given.pop(0)
+    assert pool.answer(Answer(applied=1)) == ["the change"]
+    on_answer(False)
+    assert pool.answer(Answer(applied=1)) == ["another"]
+    assert stored == ["the change", "another"]
 
 
 @pytest.mark.parametrize("outcome", [False, RuntimeError("the process is gone")])
