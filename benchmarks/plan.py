@@ -47,6 +47,7 @@ class Sizes:
     updated: int = 100_000
     latency: int = 200
     latency_loaded: int = 2_000
+    settle: float = 12.0
     memory: int = 100_000
     limits: int = 10_000
     growth: tuple[int, ...] = (1_000, 10_000, 100_000)
@@ -57,7 +58,7 @@ class Sizes:
 SMALL = Sizes(
     repetitions=1, saves=100, messages=300, messages_peer=300, hooked=100, grouped=2_000, sync=1_000, sync_peer=500,
     dump=500, diff=500, created=500, updated=1_000, latency=20, latency_loaded=100, memory=2_000, limits=500,
-    growth=(100, 1_000), growth_messages=300, growth_messages_peer=100,
+    settle=1.0, growth=(100, 1_000), growth_messages=300, growth_messages_peer=100,
 )  # fmt: skip
 
 
@@ -91,11 +92,12 @@ def each_repetition(sizes: Sizes, libraries: tuple[str, ...]) -> Iterator[Step]:
         rows = sizes.updated if library == OURS else sizes.updated // 10
         yield Step(title="bulk_update", measure="bulk_update", library=library, arguments={"n": rows})
     for library in libraries:
-        yield Step(title="latency", measure="latency", library=library, arguments={"n": sizes.latency})
+        arguments = {"n": sizes.latency, "settle": sizes.settle}
+        yield Step(title="latency", measure="latency", library=library, arguments=arguments)
     for library in libraries:
         yield Step(
             title="latency at 500 saves/s", measure="latency_loaded", library=library,
-            arguments={"n": sizes.latency_loaded},
+            arguments={"n": sizes.latency_loaded, "settle": sizes.settle},
         )  # fmt: skip
     for engine in ENGINES:
         for dispatch in DISPATCHES:
