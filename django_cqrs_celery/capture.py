@@ -19,7 +19,7 @@ from django.utils import timezone
 from django_cqrs_celery import conf, images, outbox, serialization, signals, tracker, triggers
 from django_cqrs_celery.constants import NO_QUEUE, REVISION_FIELD, UPDATED_FIELD, SignalType
 from django_cqrs_celery.dataclasses import dumps
-from django_cqrs_celery.fields import MARKED, NEXT_REVISION, marked
+from django_cqrs_celery.fields import CAPTURED, MARKED, NEXT_REVISION, marked
 from django_cqrs_celery.mixins import RawMasterMixin
 from django_cqrs_celery.models import OutboxMessage
 from django_cqrs_celery.outbox import Promise
@@ -147,8 +147,10 @@ def key(model: type[models.Model], instance: models.Model) -> str:
 
 
 def _before_save(sender: Any, instance: Any, raw: bool, using: str, **kwargs: Any) -> None:
-    captured = triggers.captures(sender, using)
-    alone = captured and not triggers.has_hooks(sender)
+    found, captured, alone = instance.__dict__.get(CAPTURED, (None, False, False))
+    if found != using:
+        captured = triggers.captures(sender, using)
+        alone = captured and not triggers.has_hooks(sender)
     instance.__dict__[_BEFORE] = not instance._state.adding, instance.pk is None, alone
     if raw:
         if alone:

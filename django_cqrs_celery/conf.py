@@ -163,8 +163,8 @@ meta_function: Setting[Callable[..., Any] | str | None] = _setting(
 def has_functions() -> bool:
     """Whether a function of the settings has a say in each change; every save asks, so it looks once for both."""
     part = whole().get("master")
-    return isinstance(part, (dict, Mapping)) and any(
-        part.get(function.name) is not None for function in (correlation_function, meta_function)
+    return isinstance(part, (dict, Mapping)) and not (
+        part.get(correlation_function.name) is None and part.get(meta_function.name) is None
     )
 
 

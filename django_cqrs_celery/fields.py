@@ -13,6 +13,9 @@ from django.utils.functional import cached_property
 
 #: Attribute of an instance under which capture leaves what the next UPDATE is to write.
 NEXT_REVISION = "_cqrs_next_revision"
+#: Attribute of an instance under which ``save`` leaves for capture, which comes in between, what it has found out: the
+#: database alias, whether triggers capture, whether they do so alone.
+CAPTURED = "_cqrs_captured"
 #: Attribute of an instance whose revision is to be written as one that triggers leave alone.
 MARKED = "_cqrs_marked"
 

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from django_cqrs_celery import conf, images, signals, tracker, triggers
 from django_cqrs_celery import metas as metas
 from django_cqrs_celery.constants import ALL_BASIC_FIELDS, REVISION_FIELD, UPDATED_FIELD
-from django_cqrs_celery.fields import RevisionField, UpdatedField
+from django_cqrs_celery.fields import CAPTURED, RevisionField, UpdatedField
 from django_cqrs_celery.managers import MasterManager, MasterQuerySet, ReplicaManager, need_fields
 
 _SAVES_COUNT = "_cqrs_saves"
@@ -70,8 +70,12 @@ class RawMasterMixin(models.Model):
             self.__dict__.setdefault(name, None)
         alone = captured and not triggers.has_hooks(type(self))
         self._count_save(using)
-        with nullcontext() if alone else _one_transaction(using):
-            super().save(**kwargs)
+        self.__dict__[CAPTURED] = using, captured, alone
+        try:
+            with nullcontext() if alone else _one_transaction(using):
+                super().save(**kwargs)
+        finally:
+            self.__dict__.pop(CAPTURED, None)
 
     async def asave(self, *args: Any, update_cqrs_fields: bool | None = None, **kwargs: Any) -> None:
         """As ``save``, from asynchronous code."""
