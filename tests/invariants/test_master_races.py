@@ -1,19 +1,23 @@
-"""Writers that race for the same rows of a master, and relays that race for its outbox.
+"""Writers that race for the same rows of a master, and those who publish that race for its outbox.
 
 Whatever they did to each other, the replica must come out equal, and each revision of a row must stand for one state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
+from collections.abc import Iterator
 
 import pytest
+from django.conf import settings
 from django.db import DatabaseError, IntegrityError, OperationalError, transaction
 from django.db.models import QuerySet
+from django.test import override_settings
 
-from django_cqrs_celery import dispatcher, intake, outbox
+from django_cqrs_celery import background, dispatcher, intake, modes, outbox
 from django_cqrs_celery.constants import REVISION_FIELD
 from django_cqrs_celery.dataclasses import decode_message
 from django_cqrs_celery.models import DeadLetter, OutboxMessage
@@ -115,8 +119,23 @@ class Relay:
             time.sleep(0.001)
 
 
-def run_writers_and_relays(seed: int) -> list[outbox.Message]:
-    """Two writers and two relays at once; returns what was published."""
+@contextlib.contextmanager
+def dispatching(mode: str, publisher: Relay) -> Iterator[None]:
+    """Saves that dispatch in a mode, by this publisher."""
+    thread = background.Background()
+    thread._publisher = publisher
+    master = {**settings.CQRS["master"], "dispatch": mode}
+    with pytest.MonkeyPatch.context() as patches, override_settings(CQRS={**settings.CQRS, "master": master}):
+        patches.setattr(modes, "Publisher", lambda: publisher)
+        patches.setattr(background, "wake", thread.wake)
+        try:
+            yield
+        finally:
+            thread.flush(60)
+
+
+def run_writers_and_relays(seed: int, mode: str) -> list[outbox.Message]:
+    """Two writers and two relays at once; returns what was published by them and by the saves themselves."""
     messages: list[outbox.Message] = []
     writing = [True, True]
 
@@ -128,7 +147,8 @@ def run_writers_and_relays(seed: int) -> list[outbox.Message]:
 
     writers = [Writer(name, seed * 10 + number) for number, name in enumerate("ab")]
     relays = [Relay(messages, writing).run for _ in range(2)]
-    run_together(*[lambda writer=writer: write(writer) for writer in writers], *relays)
+    with dispatching(mode, Relay(messages, writing)):
+        run_together(*[lambda writer=writer: write(writer) for writer in writers], *relays)
     return messages
 
 
@@ -146,10 +166,11 @@ def two_states_of_one_revision(messages: list[outbox.Message]) -> list[str]:
     return found
 
 
-def test_no_change_is_lost_and_no_revision_stands_for_two_states(server):
+@pytest.mark.parametrize("mode", ["relay", "background", "on_commit"])
+def test_no_change_is_lost_and_no_revision_stands_for_two_states(server, mode):
     for run in range(RUNS):
         witness.clear()
-        messages = run_writers_and_relays(run)
+        messages = run_writers_and_relays(run, mode)
         assert two_states_of_one_revision(messages) == []
         random.Random(run).shuffle(messages)
         for message in messages:
