@@ -15,7 +15,7 @@ from typing import Any
 from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
 from django.db.models import QuerySet
 
-from django_cqrs_celery import conf
+from django_cqrs_celery import triggers
 
 HOT = 8
 
@@ -128,7 +128,7 @@ class Writer:
         some = self.random.sample(self.cold, min(5, len(self.cold)))
         rows = self.models.Event.objects.filter(pk__in=some)
         pks = list(rows.select_for_update().order_by("pk").values_list("pk", flat=True))
-        if conf.capture() == "trigger":
+        if triggers.captures(self.models.Event, "default"):
             QuerySet(self.models.Event).filter(pk__in=pks).update(title=f"bulk {token}", number=token)  # past Django
         else:
             self.models.Event.cqrs.bulk_update(rows.filter(pk__in=pks), title=f"bulk {token}", number=token)

@@ -45,11 +45,12 @@ def lay() -> None:
     """Name the steps of the way of a change, on the master and on a replica."""
     import amqp
     from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.models import Model
 
     from django_cqrs_celery import applier, batching, dead_letters, dispatcher, intake, outbox
     from django_cqrs_celery.constants import Outcome
 
-    wrap(outbox, "record", before="row_written", after="promised")
+    wrap(Model, "_save_table", after="row_written")
     wrap(BaseDatabaseWrapper, "_commit", before="before_commit", after="committed")
     wrap(outbox, "compose", before="claimed")
     wrap(amqp.Channel, "_basic_publish", after="sent")
