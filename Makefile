@@ -27,8 +27,11 @@ venv-dev: $(VENV)/.installed-dev
 demo: $(VENV)/.installed-demo
 	$(RUN) -m example_project.demo $(if $(ONCE),--once)
 
+# Two processes share the tests, see tests/lanes.py; ARGS="-n 0" runs them one after the other.
+PYTEST := $(RUN) -m pytest -n 2
+
 test: $(VENV)/.installed-test
-	$(RUN) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # What decides about captured changes, once more with triggers in place of the ORM. The rest of the suite has no part in
 # the capture, or (tests/triggers) captures by triggers in any case.
@@ -45,10 +48,10 @@ CAPTURED := tests/test_flow.py tests/test_bulk.py tests/test_without_outbox.py t
 	'tests/chaos/test_chaos.py::test_nothing_is_lost[connections of the databases terminated]' \
 	tests/integration/test_healing.py::test_the_master_is_restored_from_a_backup
 test-triggers: $(VENV)/.installed-test
-	CQRS_TEST_CAPTURE=trigger CQRS_TEST_EXAMPLES=$${CQRS_TEST_EXAMPLES:-0.2} $(RUN) -m pytest $(CAPTURED) $(ARGS)
+	CQRS_TEST_CAPTURE=trigger CQRS_TEST_EXAMPLES=$${CQRS_TEST_EXAMPLES:-0.2} $(PYTEST) $(CAPTURED) $(ARGS)
 
 test-all-by-triggers: $(VENV)/.installed-test
-	CQRS_TEST_CAPTURE=trigger $(RUN) -m pytest $(ARGS)
+	CQRS_TEST_CAPTURE=trigger $(PYTEST) $(ARGS)
 
 # Each library in an environment of its own, on the same Django: the newest that the peer takes.
 BENCH_VENV := .venv-bench

@@ -56,3 +56,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "transactional_db" in getattr(item, "fixturenames", ()) or item.get_closest_marker("django_db"):
             item.add_marker(pytest.mark.django_db(databases=list(connections), transaction=True))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Two processes may share the tests: ``pytest -n 2``."""
+    from tests.lanes import OneSystemAtATime
+
+    return OneSystemAtATime(config, log)

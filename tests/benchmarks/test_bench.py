@@ -28,11 +28,11 @@ def run_benchmark(folder: Path) -> subprocess.CompletedProcess[str]:
     }
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", "--small", "--folder", str(folder), "--only", *STEPS],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 
-@pytest.mark.timeout(260)
+@pytest.mark.timeout(660)
 def test_small_run_writes_a_table(tmp_path):
     services.require("rabbitmq", "postgresql")
 

@@ -39,7 +39,7 @@ def install_peer() -> Path:
     """Make the peer's environment by the Makefile; gives its Python. Raises ``CalledProcessError``."""
     target = f"{PEER_VENV.name}/.installed"
     subprocess.run(
-        ["make", "-s", target, f"PYTHON={sys.executable}"], cwd=ROOT, check=True, capture_output=True, timeout=240
+        ["make", "-s", target, f"PYTHON={sys.executable}"], cwd=ROOT, check=True, capture_output=True, timeout=600
     )
     return PEER_VENV / "bin" / "python"
 

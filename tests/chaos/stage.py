@@ -240,14 +240,14 @@ class Stage:
         """Changes in the ledger."""
         return ledger.value(self.master_url, "SELECT count(*) FROM chaos_ledger")
 
-    def let_it_work(self, changes: int, deadline: float = 60.0) -> None:
+    def let_it_work(self, changes: int, deadline: float = 120.0) -> None:
         """Wait until so many more changes have been committed."""
         wanted = self.committed() + changes
         wait_until(lambda: self.committed() >= wanted, f"{changes} more changes", deadline)
 
     # -- traps --
 
-    def trap(self, who: str, step: str, *, deadline: float = 45.0) -> None:
+    def trap(self, who: str, step: str, *, deadline: float = 90.0) -> None:
         """Kill the next process of ``who`` that comes to a step, and wait until that has happened."""
         path = self.traps[who] / step
         sprung = path.with_name(f"{step}.sprung")

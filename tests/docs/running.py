@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.docs.blocks import COMMANDS, FILE, ROOT, TYPED, Block, blocks, command_lines, prints
 
-PATIENCE = 90
+PATIENCE = 180
 
 #: Commands that stay, and what each says when it is ready.
 READY = {

@@ -20,7 +20,7 @@ T = TypeVar("T")
 PROJECTS = Path(__file__).parent / "projects"
 ROOT = Path(__file__).parents[2]
 #: Seconds that a condition may take; far more than it needs, for machines with other things to do.
-DEADLINE = float(os.environ.get("CQRS_TEST_DEADLINE", "60"))
+DEADLINE = float(os.environ.get("CQRS_TEST_DEADLINE", "120"))
 
 
 def wait_until(condition: Callable[[], T], what: str, deadline: float = DEADLINE, step: float = 0.05) -> T:

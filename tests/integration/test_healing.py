@@ -32,7 +32,7 @@ PAUSES = (1, 4) if SECONDS < 60 else (2, 15)
 #: Seconds that a system of so many rows may take to become equal.
 PATIENCE = harness.DEADLINE + ROWS / 500
 
-pytestmark = pytest.mark.timeout(300 + ROWS / 50 + 3 * SECONDS)
+pytestmark = pytest.mark.timeout(600 + ROWS / 50 + 3 * SECONDS)
 
 FILL = """
 for n in range(20):

@@ -24,7 +24,7 @@ PATIENCE = harness.DEADLINE + ROWS / 300
 #: What the writer does not touch was there before the replicas and has to come by the snapshot.
 UNTOUCHED = ROWS - 399
 
-pytestmark = pytest.mark.timeout(300 + ROWS / 50)
+pytestmark = pytest.mark.timeout(600 + ROWS / 50)
 
 LOOK = """
 state = SyncState.objects.filter(cqrs_id="city", mode="snapshot").first()
