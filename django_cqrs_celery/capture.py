@@ -16,7 +16,7 @@ from django.db.models import Case, Exists, F, Value, When
 from django.db.models.signals import class_prepared, post_delete, post_save, pre_delete, pre_save
 from django.utils import timezone
 
-from django_cqrs_celery import conf, images, outbox, serialization, signals, tracker, triggers
+from django_cqrs_celery import conf, images, outbox, serialization, signals, tracker, triggers, triggers_rules
 from django_cqrs_celery.constants import NO_QUEUE, REVISION_FIELD, UPDATED_FIELD, SignalType
 from django_cqrs_celery.dataclasses import dumps
 from django_cqrs_celery.fields import CAPTURED, MARKED, NEXT_REVISION, marked
@@ -150,7 +150,7 @@ def _before_save(sender: Any, instance: Any, raw: bool, using: str, **kwargs: An
     found, captured, alone = instance.__dict__.get(CAPTURED, (None, False, False))
     if found != using:
         captured = triggers.captures(sender, using)
-        alone = captured and not triggers.has_hooks(sender)
+        alone = captured and not triggers_rules.has_hooks(sender)
     instance.__dict__[_BEFORE] = not instance._state.adding, instance.pk is None, alone
     if raw:
         if alone:

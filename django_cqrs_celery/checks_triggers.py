@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage
 from django.db import DatabaseError, connections, router
 
 from django_cqrs_celery import checks_models as common
-from django_cqrs_celery import conf, links, triggers, triggers_upkeep
+from django_cqrs_celery import conf, links, triggers, triggers_rules, triggers_upkeep
 from django_cqrs_celery.triggers_upkeep import TriggerSet
 
 _CAPTURES = (None, "auto", "orm", "trigger")
@@ -36,7 +36,7 @@ def problems(model: Any) -> Iterator[CheckMessage]:
                 "Set CQRS_CAPTURE = 'orm' on the model to say that this is meant.",
                 model,
             )
-        elif links.replicated(model) and (reason := triggers.why_not_links(model)):
+        elif links.replicated(model) and (reason := triggers_rules.why_not_links(model)):
             yield common.warning(
                 "W066",
                 f"Links of {common.label(model)} are not captured by triggers: {reason}. They are captured by the ORM,"
@@ -52,7 +52,7 @@ def _why_not(model: Any) -> str | None:
         return f"there are none for {connection.display_name}, the engine of the database '{connection.alias}'"
     if not conf.outbox.raw():
         return "CQRS['master']['outbox'] is off"
-    return triggers.why_not(model)
+    return triggers_rules.why_not(model)
 
 
 def not_installed(masters: Iterable[Any], databases: Sequence[str] | None) -> Iterator[CheckMessage]:

@@ -10,7 +10,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections, models, router, transaction
 from django.db.models.functions import Now
 
-from django_cqrs_celery import conf, images, signals, tracker, triggers
+from django_cqrs_celery import conf, images, signals, tracker, triggers, triggers_rules
 from django_cqrs_celery import metas as metas
 from django_cqrs_celery.constants import ALL_BASIC_FIELDS, REVISION_FIELD, UPDATED_FIELD
 from django_cqrs_celery.fields import CAPTURED, RevisionField, UpdatedField
@@ -68,7 +68,7 @@ class RawMasterMixin(models.Model):
             # Of an instance with deferred fields Django saves the loaded ones alone, and these two are always written:
             # the value here is not looked at.
             self.__dict__.setdefault(name, None)
-        alone = captured and not triggers.has_hooks(type(self))
+        alone = captured and not triggers_rules.has_hooks(type(self))
         self._count_save(using)
         self.__dict__[CAPTURED] = using, captured, alone
         try:

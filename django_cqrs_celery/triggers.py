@@ -6,49 +6,27 @@ that they do. The SQL is that of ``triggers_<engine>``.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Collection, Iterator, Sequence
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import connections, models
 
-from django_cqrs_celery import (
-    conf,
-    images,
-    links,
-    signals,
-    tracker,
-    triggers_links,
-    triggers_mysql,
-    triggers_plan,
-    triggers_postgresql,
-    triggers_sqlite,
-)
-from django_cqrs_celery.constants import ALL_BASIC_FIELDS, REVISION_FIELD, UPDATED_FIELD
+from django_cqrs_celery import images, links, signals, tracker, triggers_links, triggers_parts, triggers_rules
+from django_cqrs_celery.constants import REVISION_FIELD, UPDATED_FIELD
 from django_cqrs_celery.fields import marked
-from django_cqrs_celery.registries import MasterRegistry
+from django_cqrs_celery.triggers_parts import Part, State
 from django_cqrs_celery.triggers_plan import Column, Plan
 
-#: What the names of all triggers begin with.
-PREFIX = "cqrs_"
 OUTBOX_TABLE = "django_cqrs_celery_outboxmessage"
 
 #: Engines that have triggers with ``'auto'``. Elsewhere they may need rights that few have, and see less.
 BY_DEFAULT = ("postgresql",)
 
-State = Literal["installed", "missing", "disabled", "outdated"]
-
-_ENGINES: dict[str, Any] = {
-    "postgresql": triggers_postgresql, "mysql": triggers_mysql, "sqlite": triggers_sqlite,
-}  # fmt: skip
-
 
 def is_supported(connection: Any) -> bool:
     """Whether there are triggers for this engine."""
-    return connection.vendor in _ENGINES
+    return connection.vendor in triggers_parts.ENGINES
 
 
 class CaptureTrigger(models.BaseConstraint):
@@ -154,17 +132,24 @@ class CaptureTrigger(models.BaseConstraint):
         for field, ends in self.link_fields(model):
             yield triggers_links.plan_of(field, ends, own)
 
+    def own_parts(self, model: Any, connection: Any) -> list[Part]:
+        """The triggers that see the changes of a row."""
+        return [triggers_parts.own(connection.vendor, self.plan(model, connection))]
+
+    def link_parts(self, model: Any, connection: Any) -> list[Part]:
+        """The triggers that see the changes of its links."""
+        return [triggers_parts.of_links(connection.vendor, plan) for plan in self.link_plans(model, connection)]
+
     def install_sql(self, model: Any, connection: Any, tables: Collection[str] | None = None) -> list[str]:
-        """Statements that create the triggers, or create them anew; on these tables, if they are given."""
-        statements = list(_ENGINES[connection.vendor].install(self.plan(model, connection)))
-        for plan in self.link_plans(model, connection):
-            if tables is None or plan.table in tables:
-                statements += triggers_links.install(connection.vendor, plan)
-        return statements
+        """Statements that create the triggers, or create them anew; those of links on these tables, if given."""
+        parts = self.own_parts(model, connection)
+        parts += [part for part in self.link_parts(model, connection) if tables is None or part.plan.table in tables]
+        return [statement for part in parts for statement in part.statements]
 
     def uninstall_sql(self, model: Any, connection: Any) -> list[str]:
         """Statements that take the triggers away."""
-        statements = list(_ENGINES[connection.vendor].uninstall(self.plan(model, connection)))
+        quote, suffixes = connection.ops.quote_name, triggers_parts.ENGINES[connection.vendor].SUFFIXES
+        statements = triggers_parts.uninstall(connection.vendor, self.name, suffixes, quote)
         for name in self.links:
             statements += self.uninstall_links_sql(name, connection)
         return statements
@@ -176,28 +161,22 @@ class CaptureTrigger(models.BaseConstraint):
 
     def state(self, model: Any, connection: Any) -> State:
         """What the database has of these triggers: the worst of what it has on each table."""
-        engine, vendor, plan = _ENGINES[connection.vendor], connection.vendor, self.plan(model, connection)
-        own = _state(engine.found(connection, plan), engine.SUFFIXES, engine.install(plan))
-        suffixes = triggers_links.SUFFIXES[vendor]
-        states = {
-            _state(engine.found(connection, plan, suffixes), suffixes, triggers_links.install(vendor, plan))
-            for plan in self.link_plans(model, connection)
-        }
-        if own != "missing" and "missing" in states:
+        own, *others = (
+            part.state(connection)
+            for part in (*self.own_parts(model, connection), *self.link_parts(model, connection))
+        )
+        if own != "missing" and "missing" in others:
             return "outdated"
-        return next((state for state in ("missing", "outdated", "disabled") if state in {own, *states}), "installed")
+        return next((state for state in ("missing", "outdated", "disabled") if state in {own, *others}), "installed")
 
     def is_there(self, model: Any, connection: Any) -> bool:
         """Whether the database has all of these triggers, as the model declares them or as it did before."""
-        engine = _ENGINES[connection.vendor]
-        found = engine.found(connection, self.plan(model, connection))
-        return _is_whole(found, engine.SUFFIXES)
+        return all(part.is_whole(connection) for part in self.own_parts(model, connection))
 
     def links_are_there(self, model: Any, connection: Any) -> bool:
         """Whether the database has all of the triggers of links."""
-        engine, suffixes = _ENGINES[connection.vendor], triggers_links.SUFFIXES[connection.vendor]
-        plans = list(self.link_plans(model, connection))
-        return bool(plans) and all(_is_whole(engine.found(connection, plan, suffixes), suffixes) for plan in plans)
+        parts = self.link_parts(model, connection)
+        return bool(parts) and all(part.is_whole(connection) for part in parts)
 
     def names(self, field: Any) -> bool:
         """Whether the triggers name the column of this field of the model."""
@@ -216,96 +195,7 @@ class CaptureTrigger(models.BaseConstraint):
         """Nothing that would be one statement."""
 
 
-_MARKED = re.compile(re.escape(triggers_plan.MARK) + r" ([0-9a-f]{16})")
-
-
-def _fingerprint(statements: list[str]) -> str:
-    return next(match.group(1) for statement in statements if (match := _MARKED.search(statement)))
-
-
-def _is_whole(found: dict[str, tuple[str, bool]], suffixes: Sequence[str]) -> bool:
-    return set(found) >= set(suffixes) and all(enabled for _, enabled in found.values())
-
-
-def _state(found: dict[str, tuple[str, bool]], suffixes: Sequence[str], statements: list[str]) -> State:
-    """What the triggers of one table are: found by suffix, and wanted with these statements."""
-    if not found:
-        return "missing"
-    if set(found) < set(suffixes):
-        return "outdated"
-    if not all(enabled for _, enabled in found.values()):
-        return "disabled"
-    mark = f"{triggers_plan.MARK} {_fingerprint(statements)}"
-    # MariaDB shows no body to a user without the privilege TRIGGER.
-    return "installed" if all(body is None or mark in body for body, _ in found.values()) else "outdated"
-
-
 # --- which models --------------------------------------------------------------------------------------------------
-
-
-def name_of(cqrs_id: str) -> str:
-    """Name of the triggers of a CQRS_ID, with room for the suffix of each."""
-    word = re.sub(r"\W+", "_", cqrs_id.lower(), flags=re.ASCII)[:24]
-    return f"{PREFIX}{word}_{hashlib.sha256(cqrs_id.encode()).hexdigest()[:6]}"
-
-
-def wanted(model: Any) -> bool:
-    """Whether the project asks for triggers on this model: by ``CQRS_CAPTURE``, else by the setting ``capture``.
-
-    It is asked while models are loaded, before the system check of a setting that is no good can say so.
-    """
-    asked = _asked_for(model)
-    return (asked == "trigger" or (asked == "auto" and not asks_instances(model))) and bool(conf.outbox.raw())
-
-
-def asks_instances(model: Any) -> bool:
-    """Whether hooks of the instance have a say in its change."""
-    hooks = ("is_sync_instance", "get_cqrs_meta", "get_custom_cqrs_delete_data")
-    return any(not getattr(getattr(model, name, None), "cqrs_default", False) for name in hooks)
-
-
-def _asked_for(model: Any) -> Any:
-    return getattr(model, "CQRS_CAPTURE", None) or conf.capture.raw()
-
-
-def why_not(model: Any) -> str | None:
-    """Why the changes of this model cannot be captured by triggers; None where they can."""
-    options = model._meta
-    fields = getattr(model, "CQRS_FIELDS", ALL_BASIC_FIELDS)
-    if fields != ALL_BASIC_FIELDS and (isinstance(fields, str) or not isinstance(fields, Collection)):
-        return "its CQRS_FIELDS are no list of names"
-    if options.parents:
-        return "its row is spread over several tables"
-    if any(model in other._meta.get_parent_list() for other in MasterRegistry.models.values()):
-        return "the rows of another master model are spread over its table and others"
-    if type(options.pk).__name__ == "CompositePrimaryKey":
-        return "its primary key is composite"
-    names = [model.CQRS_ID, options.db_table, *(str(f.column) for f in options.local_concrete_fields)]
-    if any("%" in name for name in names):
-        return "there is a percent sign in its CQRS_ID, table or a column"
-    return None
-
-
-def has_hooks(model: Any) -> bool:
-    """Whether a change of this model needs its instance: for a hook, for a function of the settings.
-
-    So it is as well where SQL has no wire values of a tracked field.
-    """
-    return _overrides(model) or conf.has_functions()
-
-
-@cache
-def _overrides(model: Any) -> bool:
-    return asks_instances(model) or any(
-        triggers_plan.kind_of(field) is None for field in tracker.tracked_fields(model)
-    )
-
-
-def why_not_links(model: Any) -> str | None:
-    """Why the links of a model that triggers capture are left to the ORM; None where they are not."""
-    # Not from memory: a decorator of the class may add a hook yet.
-    hooked = _overrides.__wrapped__(model) or conf.meta_function.raw() or conf.correlation_function.raw()
-    return "its hooks have a say in each change" if hooked else None
 
 
 def declare(model: Any) -> None:
@@ -313,15 +203,15 @@ def declare(model: Any) -> None:
     for parent in model._meta.get_parent_list():
         # A write to the parent's table is a change of this model too, which triggers of the parent would not tell.
         _keep(parent, [constraint for constraint in parent._meta.constraints if constraint not in declared_by(parent)])
-    if not wanted(model) or why_not(model) or not model.CQRS_PRODUCE or model._meta.proxy:
+    if not triggers_rules.wanted(model) or triggers_rules.why_not(model) or not model.CQRS_PRODUCE or model._meta.proxy:
         return
     trigger = CaptureTrigger(
-        name=name_of(model.CQRS_ID),
+        name=triggers_rules.name_of(model.CQRS_ID),
         cqrs_id=model.CQRS_ID,
         fields=[field.name for field in images.replicated_fields.__wrapped__(model)],
         tracked=[field.name for field in tracker.tracked_fields(model)],
-        links=[] if why_not_links(model) else [field.name for field in links.replicated.__wrapped__(model)],
-        engines=BY_DEFAULT if _asked_for(model) == "auto" else (),
+        links=() if triggers_rules.why_not_links(model) else [f.name for f in links.replicated.__wrapped__(model)],
+        engines=BY_DEFAULT if triggers_rules.asked_for(model) == "auto" else (),
     )
     others = [constraint for constraint in model._meta.constraints if not isinstance(constraint, CaptureTrigger)]
     _keep(model, [*others, trigger])
@@ -372,7 +262,7 @@ def forget_what_is_there() -> None:
 
 def captured_alone(model: Any, using: str) -> bool:
     """Whether triggers see to the changes of a model alone; else this process writes what its hooks say."""
-    return captures(model, using) and not has_hooks(model)
+    return captures(model, using) and not triggers_rules.has_hooks(model)
 
 
 def captures_links(model: Any, using: str) -> bool:

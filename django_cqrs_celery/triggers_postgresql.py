@@ -29,11 +29,6 @@ def install(plan: Plan) -> list[str]:
     return sealed(plan, _statements)
 
 
-def uninstall(plan: Plan) -> list[str]:
-    """Statements that take the triggers away, wherever they are."""
-    return [f"DROP FUNCTION IF EXISTS {plan.quote(plan.trigger(suffix))}() CASCADE" for suffix in SUFFIXES]
-
-
 def found(connection: Any, plan: Plan, suffixes: Sequence[str] = SUFFIXES) -> dict[str, tuple[str, bool]]:
     """What is installed: body and whether it is enabled, by suffix."""
     names = {plan.trigger(suffix): suffix for suffix in suffixes}

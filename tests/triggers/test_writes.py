@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.db import transaction
 from django.db.models import F
 
-from django_cqrs_celery import triggers
+from django_cqrs_celery import triggers, triggers_parts
 from django_cqrs_celery.models import OutboxMessage
 from tests.master_app import models as master
 from tests.triggers.stock import NOW, TABLE, connection, heard, on_conflict, run
@@ -222,7 +222,7 @@ def test_foreign_key_of_the_database(stocks, net, action):
         f" FOREIGN KEY (shelf_id) REFERENCES tests_parent (id) ON DELETE {action})"
     )
     plan = replace(triggers.declared_by(Stock)[0].plan(Stock, own), table="tests_child", name="cqrs_tests_child")
-    engine = triggers._ENGINES[own.vendor]
+    engine = triggers_parts.ENGINES[own.vendor]
     try:
         for statement in engine.install(plan):
             run(statement)
@@ -237,7 +237,7 @@ def test_foreign_key_of_the_database(stocks, net, action):
     finally:
         run("DROP TABLE tests_child")
         run("DROP TABLE tests_parent")
-        for statement in engine.uninstall(plan):
+        for statement in triggers_parts.uninstall(own.vendor, plan.name, engine.SUFFIXES, plan.quote):
             run(statement)
 
 
