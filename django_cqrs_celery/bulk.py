@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from django.db import connections, models, router, transaction
@@ -60,7 +60,7 @@ def _on_rows_updating(
     if triggers.captured_alone(sender, using) and not (
         _is_done_at_once(sender, queryset, using) and _changes_rows_only(sender, values)
     ):
-        return lambda: _update_alone(queryset, values, using)
+        return lambda: _update_alone(sender, queryset, values, using)
 
     def update() -> int:
         with transaction.atomic(using=using, savepoint=False):
@@ -69,8 +69,10 @@ def _on_rows_updating(
     return update
 
 
-def _update_alone(queryset: Any, values: dict[str, Any], using: str) -> int:
-    count = models.QuerySet.update(queryset, **values)
+def _update_alone(model: Any, queryset: Any, values: dict[str, Any], using: str) -> int:
+    # A row that is spread over several tables is updated by several statements.
+    with transaction.atomic(using=using, savepoint=False) if model._meta.parents else nullcontext():
+        count = models.QuerySet.update(queryset, **values)
     if count:
         capture.announce(using)
     return count

@@ -171,7 +171,7 @@ def _before_save(sender: Any, instance: Any, raw: bool, using: str, **kwargs: An
         instance.__dict__[NEXT_REVISION] = F(REVISION_FIELD)
     elif earlier is not None and alone:
         # PostgreSQL's trigger sees that it has raised this row's revision; elsewhere it must be told to keep silent.
-        is_seen = connections[using].vendor == "postgresql"
+        is_seen = connections[using].vendor == "postgresql" or bool(sender._meta.parents)
         instance.__dict__[MARKED] = not is_seen
         instance.__dict__[NEXT_REVISION] = F(REVISION_FIELD) + Value(1) if is_seen else F(REVISION_FIELD)
     elif earlier is not None:
@@ -206,6 +206,10 @@ def _after_save(
         if created and not counted:
             # Only the database knows whether there was a row of this key: read when asked for.
             instance.__dict__.pop(REVISION_FIELD, None)
+        elif not created and sender._meta.parents:
+            # Each of its tables may have raised it.
+            instance.__dict__.pop(REVISION_FIELD, None)
+            instance.__dict__.pop(UPDATED_FIELD, None)
         if connections[using].in_atomic_block:
             _transaction(using).recorded[(sender._meta.concrete_model, str(instance.pk))] = 0
         announce(using)

@@ -6,13 +6,23 @@ that they do. The SQL is that of ``triggers_<engine>``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import connections, models
 
-from django_cqrs_celery import images, links, signals, tracker, triggers_links, triggers_parts, triggers_rules
+from django_cqrs_celery import (
+    images,
+    links,
+    signals,
+    tracker,
+    triggers_links,
+    triggers_parts,
+    triggers_rules,
+    triggers_spread,
+)
 from django_cqrs_celery.constants import REVISION_FIELD, UPDATED_FIELD
 from django_cqrs_celery.fields import marked
 from django_cqrs_celery.triggers_parts import Part, State
@@ -84,30 +94,35 @@ class CaptureTrigger(models.BaseConstraint):
         """Whether this database is to have the triggers."""
         return is_supported(connection) and (not self.engines or connection.vendor in self.engines)
 
-    def plan(self, model: Any, connection: Any) -> Plan:
-        """What the engine needs to know; a field that the model does not have yet, or no more, is left out."""
-        options = model._meta
-        key = options.pk
-        compared = [f for f in self._fields(model, self.fields) if f.name != UPDATED_FIELD]
-        if any(isinstance(field, models.GeneratedField) for field in compared):
-            compared = [f for f in options.local_concrete_fields if f.name not in (REVISION_FIELD, UPDATED_FIELD)]
+    def plan(self, model: Any, connection: Any, table: Any = None) -> Plan:
+        """What the engine needs to know of the model's table, or of that of a model (``table``) which it inherits.
+
+        A field that is not there yet, or no more, is left out.
+        """
+        table = table or model
+        tracked = self._fields(model, self.tracked)
         return Plan(
             name=self.name,
             cqrs_id=self.cqrs_id,
-            table=options.db_table,
-            key=Column.of(key),
-            compared=tuple(
-                str(f.column)
-                for f in compared
-                if f.name != REVISION_FIELD and not isinstance(f, models.GeneratedField)
-            ),
-            tracked=tuple(map(Column.of, self._fields(model, self.tracked))),
-            revision=options.get_field(REVISION_FIELD).column,
-            updated=options.get_field(UPDATED_FIELD).column,
+            table=table._meta.db_table,
+            key=Column.of(table._meta.pk),
+            compared=tuple(self._compared(model, table)),
+            tracked=tuple(Column.of(field) for field in tracked if field.model is table),
+            inherited=tuple(field.name for field in tracked if field.model is not table),
+            revision=model._meta.get_field(REVISION_FIELD).column,
+            updated=model._meta.get_field(UPDATED_FIELD).column,
             outbox=OUTBOX_TABLE,
             quote=connection.ops.quote_name,
             native_uuid=connection.features.has_native_uuid_field,
         )
+
+    def _compared(self, model: Any, table: Any) -> Iterator[str]:
+        compared = [field for field in self._fields(model, self.fields) if field.model is table]
+        if any(isinstance(field, models.GeneratedField) for field in compared):
+            compared = table._meta.local_concrete_fields
+        for field in compared:
+            if field.name not in (REVISION_FIELD, UPDATED_FIELD) and not isinstance(field, models.GeneratedField):
+                yield str(field.column)
 
     @staticmethod
     def _fields(model: Any, names: Sequence[str]) -> list[Any]:
@@ -128,13 +143,21 @@ class CaptureTrigger(models.BaseConstraint):
 
     def link_plans(self, model: Any, connection: Any) -> Iterator[triggers_links.LinkPlan]:
         """What the engine needs to know of each table of links."""
-        own = self.plan(model, connection)
+        own, holder = self.plan(model, connection), triggers_rules.holder(model)
         for field, ends in self.link_fields(model):
-            yield triggers_links.plan_of(field, ends, own)
+            plan = triggers_links.plan_of(field, ends, own)
+            if holder is not model:
+                plan = replace(plan, master=holder._meta.db_table, key=Column.of(holder._meta.pk))
+            yield plan
 
     def own_parts(self, model: Any, connection: Any) -> list[Part]:
-        """The triggers that see the changes of a row."""
-        return [triggers_parts.own(connection.vendor, self.plan(model, connection))]
+        """The triggers that see the changes of a row, in each of its tables."""
+        holder, parents = triggers_rules.holder(model), model._meta.get_parent_list()
+        parts = [triggers_parts.own(connection.vendor, self.plan(model, connection))] if holder is model else []
+        for number, table in enumerate([model, *parents] if parents else ()):
+            plan = triggers_spread.plan_of(self.plan(model, connection, table), number, table, model, holder)
+            parts += triggers_parts.of_spread(connection.vendor, plan)
+        return parts
 
     def link_parts(self, model: Any, connection: Any) -> list[Part]:
         """The triggers that see the changes of its links."""
@@ -148,8 +171,8 @@ class CaptureTrigger(models.BaseConstraint):
 
     def uninstall_sql(self, model: Any, connection: Any) -> list[str]:
         """Statements that take the triggers away."""
-        quote, suffixes = connection.ops.quote_name, triggers_parts.ENGINES[connection.vendor].SUFFIXES
-        statements = triggers_parts.uninstall(connection.vendor, self.name, suffixes, quote)
+        parents = len(model._meta.get_parent_list())
+        statements = triggers_parts.uninstall_own(connection.vendor, self.name, parents, connection.ops.quote_name)
         for name in self.links:
             statements += self.uninstall_links_sql(name, connection)
         return statements
@@ -183,6 +206,21 @@ class CaptureTrigger(models.BaseConstraint):
         named = (*self.fields, *self.tracked, *self.links, REVISION_FIELD, UPDATED_FIELD)
         return field.primary_key or field.name in named
 
+    def without(self, names: Collection[str]) -> CaptureTrigger:
+        """The triggers for as long as these fields are not there, until the migration comes that says so."""
+        return self._with(dict.fromkeys(names))
+
+    def renamed(self, old: str, new: str) -> CaptureTrigger:
+        """The same for a field that another model has renamed."""
+        return self._with({old: new})
+
+    def _with(self, names: Mapping[str, str | None]) -> CaptureTrigger:
+        _, args, kwargs = self.deconstruct()
+        for kind in ("fields", "tracked", "links"):
+            found = (names.get(name, name) for name in kwargs.get(kind, ()))
+            kwargs[kind] = tuple(name for name in found if name is not None)
+        return CaptureTrigger(*args, **kwargs)
+
     # Triggers are no part of a table: ``triggers_schema`` creates them, changes them and takes them away.
 
     def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
@@ -200,10 +238,12 @@ class CaptureTrigger(models.BaseConstraint):
 
 def declare(model: Any) -> None:
     """Give a master model its triggers, if it is to have them."""
-    for parent in model._meta.get_parent_list():
-        # A write to the parent's table is a change of this model too, which triggers of the parent would not tell.
-        _keep(parent, [constraint for constraint in parent._meta.constraints if constraint not in declared_by(parent)])
-    if not triggers_rules.wanted(model) or triggers_rules.why_not(model) or not model.CQRS_PRODUCE or model._meta.proxy:
+    if not model.CQRS_PRODUCE:
+        return
+    if not triggers_rules.wanted(model) or triggers_rules.why_not(model):
+        # Its revisions are those of the models that share its tables, and so are captured the same way.
+        for other in triggers_rules.family(model):
+            _keep(other, [constraint for constraint in other._meta.constraints if constraint not in declared_by(other)])
         return
     trigger = CaptureTrigger(
         name=triggers_rules.name_of(model.CQRS_ID),
@@ -250,8 +290,9 @@ def captures(model: Any, using: str) -> bool:
         found = _capturing[key] = bool(declared) and all(
             constraint.belongs_to(connection) and constraint.is_there(concrete, connection)
             for constraint in declared
-        )
-    return found
+        ) and all(captures(other, using) for other in triggers_rules.ancestors(concrete))
+    # Of a row in several tables the triggers say nothing but all: a setting may have brought a hook since.
+    return found and not (concrete._meta.parents and triggers_rules.has_hooks(model))
 
 
 def forget_what_is_there() -> None:
@@ -279,7 +320,9 @@ def captures_links(model: Any, using: str) -> bool:
 
 def written(model: Any, using: str, revision: Any) -> Any:
     """A revision as Django writes it where it sees to the outbox row itself, or none is to be written."""
-    return marked(revision) if captures(model, using) else revision
+    # Where other models share the revision, they have to hear of it from the triggers.
+    is_own = triggers_rules.holder(model) is model._meta.concrete_model
+    return marked(revision) if is_own and captures(model, using) else revision
 
 
 def has_outbox(connection: Any) -> bool:

@@ -9,6 +9,8 @@ from django_cqrs_celery.triggers_plan import MARK, Column, Plan, no_previous_val
 
 #: Each trigger of a set by the end of its name.
 SUFFIXES = ("mark", "insert", "update", "delete")
+#: What a delete says beside its revision.
+GONE = """CONCAT('{"cqrs_updated":"', REPLACE(CAST(UTC_TIMESTAMP(6) AS CHAR), ' ', 'T'), '+00:00"}')"""
 
 
 def install(plan: Plan) -> list[str]:
@@ -46,7 +48,7 @@ def text(plan: Plan, column: Column, value: str) -> str:
     return f"CAST({value} AS CHAR)"
 
 
-def _json(plan: Plan, column: Column, value: str) -> str:
+def json(plan: Plan, column: Column, value: str) -> str:
     """JSON text of the wire value of a column."""
     if column.kind == "boolean":
         return f"IF({value} IS NULL, 'null', IF({value}, 'true', 'false'))"
@@ -66,8 +68,7 @@ def _statements(plan: Plan, print_: str) -> list[str]:
     told = f"@{plan.name}"
     delete = (
         f"INSERT INTO {outbox} (signal_type, cqrs_id, instance_pk, revision, instance_data) VALUES"
-        f" ('DELETE', {cqrs_id}, {old_pk}, OLD.{revision} + 1, CONCAT('{{\"cqrs_updated\":\"',"
-        " REPLACE(CAST(UTC_TIMESTAMP(6) AS CHAR), ' ', 'T'), '+00:00\"}'))"
+        f" ('DELETE', {cqrs_id}, {old_pk}, OLD.{revision} + 1, {GONE})"
     )
     last_delete = (
         f"(SELECT MAX(d.revision) FROM {outbox} d WHERE d.signal_type = 'DELETE' AND d.cqrs_id = {cqrs_id}"
@@ -81,10 +82,11 @@ def _statements(plan: Plan, print_: str) -> list[str]:
     names, values = "", ""
     if plan.tracked:
         previous = previous_values(
-            plan, lambda c: f"NOT ({same(c)})", lambda c: _json(plan, c, f"OLD.{quote(c.column)}"), ","
+            plan, lambda c: f"NOT ({same(c)})", lambda c: json(plan, c, f"OLD.{quote(c.column)}"), ","
         )
         names, values = ", previous_data", f", NULLIF(CONCAT('{{', SUBSTR(CONCAT({previous}), 2), '}}'), '{{}}')"
-    created = f", {no_previous_values(plan)}" if plan.tracked else ""
+    nothing = no_previous_values(plan)
+    new_names, new_values = (", previous_data", f", {nothing}") if nothing else ("", "")
 
     def trigger(suffix: str, event: str, body: str) -> str:
         # Not a comment: the command line client leaves those out.
@@ -106,7 +108,7 @@ def _statements(plan: Plan, print_: str) -> list[str]:
     # A delete of the same key that commits while this INSERT waits for it comes too late for the look-up above: with
     # revision 0 the outbox row says that it is to be looked up again when it is published.
     inserted = f"""IF NOT {told} THEN
-        {save}, revision{names}) VALUES ('SAVE', {cqrs_id}, {new_pk}, 0{created});
+        {save}, revision{new_names}) VALUES ('SAVE', {cqrs_id}, {new_pk}, 0{new_values});
     END IF;"""
     updated_body = f"""DECLARE deleted INT;
     IF NEW.{revision} < 0 THEN

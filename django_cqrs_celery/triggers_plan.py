@@ -61,7 +61,8 @@ class Plan:
     """One set of triggers.
 
     ``table``: of the master. ``compared``: columns a change of which is replicated. ``tracked``: columns whose previous
-    values travel. ``quote``: of the connection. ``native_uuid``: whether UUIDs are a type of the database.
+    values travel; ``inherited``: the names of those in other tables. ``quote``: of the connection. ``native_uuid``:
+    whether UUIDs are a type of the database.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Plan:
     outbox: str
     quote: Callable[[str], str]
     native_uuid: bool
+    inherited: tuple[str, ...] = ()
 
     def literal(self, text: str) -> str:
         """A text as SQL; it holds no percent sign, which Django's schema editor does not always leave alone."""
@@ -112,6 +114,7 @@ def previous_values(plan: Plan, changed: Callable[[str], str], encoded: Callable
     return f" {glue} ".join(parts)
 
 
-def no_previous_values(plan: Plan) -> str:
-    """The JSON object of a new row: every tracked field had no value."""
-    return plan.literal("{" + ",".join(f'"{column.name}":null' for column in plan.tracked) + "}")
+def no_previous_values(plan: Plan) -> str | None:
+    """The JSON object of a new row: every tracked field had no value; None where no field is tracked."""
+    names = [*plan.inherited, *(column.name for column in plan.tracked)]
+    return plan.literal("{" + ",".join(f'"{name}":null' for name in names) + "}") if names else None

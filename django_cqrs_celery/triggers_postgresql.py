@@ -18,6 +18,8 @@ from django_cqrs_celery.triggers_plan import MARK, Column, Plan, no_previous_val
 
 #: Each trigger of a set by the end of its name.
 SUFFIXES = ("mark", "insert", "update", "delete", "truncate")
+#: What a delete says beside its revision.
+GONE = "pg_catalog.json_build_object('cqrs_updated', pg_catalog.statement_timestamp())::pg_catalog.text"
 #: PostgreSQL fires triggers in the order of their names; those of the project come first.
 _LAST = "zz_"
 #: Kinds of keys whose text is a mere cast, so that all that is done with them can be spelled out.
@@ -42,7 +44,7 @@ def found(connection: Any, plan: Plan, suffixes: Sequence[str] = SUFFIXES) -> di
         return {names[name]: (body, enabled) for name, body, enabled in cursor.fetchall()}
 
 
-def _text(column: Column, value: str) -> str:
+def text(column: Column, value: str) -> str:
     """Text of the wire value of a column."""
     if column.kind == "date":
         return f"to_char({value}, 'YYYY-MM-DD')"
@@ -53,11 +55,11 @@ def _text(column: Column, value: str) -> str:
     return f"{value}::pg_catalog.text"
 
 
-def _json(column: Column, value: str) -> str:
+def json(column: Column, value: str) -> str:
     """JSON text of the wire value of a column."""
     if column.kind in ("integer", "boolean", "float", "text"):
         return f"coalesce(to_jsonb({value})::text, 'null')"
-    return f"coalesce(to_jsonb({_text(column, value)})::text, 'null')"
+    return f"coalesce(to_jsonb({text(column, value)})::text, 'null')"
 
 
 # --- what the functions do -------------------------------------------------------------------------------------------
@@ -183,15 +185,16 @@ def _names(plan: Plan) -> dict[str, str]:
     key, revision, cqrs_id = quote(plan.key.column), quote(plan.revision), plan.literal(plan.cqrs_id)
     save = "INSERT INTO @outbox@ (signal_type, cqrs_id, instance_pk"
     delete = "INSERT INTO @outbox@ (signal_type, cqrs_id, instance_pk, revision, instance_data)"
-    gone = "pg_catalog.json_build_object('cqrs_updated', pg_catalog.statement_timestamp())::pg_catalog.text"
-    new_pk, inserted_pk, deleted_pk = (_text(plan.key, f"{row}.{key}") for row in ("NEW", "n", "o"))
+    new_pk, inserted_pk, deleted_pk = (text(plan.key, f"{row}.{key}") for row in ("NEW", "n", "o"))
     before, after = (f"ROW({', '.join(f'{row}.{quote(c)}' for c in plan.compared)})" for row in ("OLD", "NEW"))
+    nothing = no_previous_values(plan)
+    new_names, new_values = (", previous_data", f", {nothing}") if nothing else ("", "")
+    save_new = f"{save}{new_names}) SELECT 'SAVE', {cqrs_id}, {inserted_pk}{new_values}"
     if plan.tracked:
         previous = previous_values(
             plan, lambda c: f"OLD.{quote(c)} IS DISTINCT FROM NEW.{quote(c)}",
-            lambda column: _json(column, f"OLD.{quote(column.column)}"), "||",
+            lambda column: json(column, f"OLD.{quote(column.column)}"), "||",
         )  # fmt: skip
-        save_new = f"{save}, previous_data) SELECT 'SAVE', {cqrs_id}, {inserted_pk}, {no_previous_values(plan)}"
         record = record_unless_promised = (
             f"previous := '{{' || substr({previous}, 2) || '}}';\n"
             "    IF NOT promised OR previous <> '{}' THEN\n"
@@ -199,14 +202,13 @@ def _names(plan: Plan) -> dict[str, str]:
             "    END IF;"
         )
     else:
-        save_new = f"{save}) SELECT 'SAVE', {cqrs_id}, {inserted_pk}"
         record = f"{save}) VALUES ('SAVE', {cqrs_id}, {new_pk});"
         record_unless_promised = f"IF NOT promised THEN\n        {record}\n    END IF;"
-    every = f"{delete} SELECT 'DELETE', {cqrs_id}, {deleted_pk}, o.{revision} + 1, {gone} FROM "
+    every = f"{delete} SELECT 'DELETE', {cqrs_id}, {deleted_pk}, o.{revision} + 1, {GONE} FROM "
     equal = "OPERATOR(pg_catalog.=)" if plan.key.kind in _CAST else "="
     return {
         "key": key, "revision": revision, "updated": quote(plan.updated), "cqrs_id": cqrs_id, "delete": delete,
-        "gone": gone, "new_pk": new_pk, "old_pk": _text(plan.key, f"OLD.{key}"), "inserted_pk": inserted_pk,
+        "gone": GONE, "new_pk": new_pk, "old_pk": text(plan.key, f"OLD.{key}"), "inserted_pk": inserted_pk,
         "deleted_pk": deleted_pk, "before": before, "after": after, "save_new": save_new, "record": record,
         "record_unless_promised": record_unless_promised,
         "delete_all": plan.literal(every), "lift": plan.literal(f" SET {revision} = $1 WHERE {key} {equal} $2"),
@@ -221,7 +223,7 @@ def _statements(plan: Plan, print_: str) -> list[str]:
 
     def function(suffix: str, body: str, rights: str) -> str:
         text = _NAME.sub(lambda found: names.get(found[1], found[0]), body)
-        tag = _tag(text)
+        tag = dollars(text)
         return (
             f"CREATE OR REPLACE FUNCTION {quote(plan.trigger(suffix))}() RETURNS trigger LANGUAGE plpgsql"
             f" {rights} AS {tag}\n-- {MARK} {print_}\n{text}\n{tag}"
@@ -261,11 +263,11 @@ def _statements(plan: Plan, print_: str) -> list[str]:
 
 def created(functions: list[str], plan: Plan) -> str:
     """The functions, with the outbox by its schema and name, and the path of who installs them."""
-    tag = _tag("".join(functions))
+    tag = dollars("".join(functions))
     executed = "\n".join(
         f"    EXECUTE replace(replace({tag}{text}{tag}, '@outbox@', outbox), '@path@', path);" for text in functions
     )
-    outer = _tag(executed)
+    outer = dollars(executed)
     return f"""DO {outer}
 DECLARE
     outbox text := (
@@ -281,7 +283,7 @@ END
 {outer}"""
 
 
-def _tag(text: str) -> str:
+def dollars(text: str) -> str:
     """A dollar quote that is not in the text, whatever a CQRS_ID holds."""
     tag = "$cqrs$"
     while tag in text:

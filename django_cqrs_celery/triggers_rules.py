@@ -8,8 +8,8 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any
 
-from django_cqrs_celery import conf, tracker, triggers_plan
-from django_cqrs_celery.constants import ALL_BASIC_FIELDS
+from django_cqrs_celery import conf, links, tracker, triggers_plan
+from django_cqrs_celery.constants import ALL_BASIC_FIELDS, REVISION_FIELD
 from django_cqrs_celery.registries import MasterRegistry
 
 #: What the names of all triggers begin with.
@@ -44,20 +44,63 @@ def asked_for(model: Any) -> Any:
 
 def why_not(model: Any) -> str | None:
     """Why the changes of this model cannot be captured by triggers; None where they can."""
+    reason = _why_not_alone(model)
+    others = [] if reason else sorted(family(model) - {model}, key=lambda other: str(other._meta.label))
+    for other in others:
+        if not wanted(other):
+            return f"the ORM captures {other._meta.label}, and its rows are spread over the same tables"
+        if found := _why_not_alone(other):
+            return f"the rows of {other._meta.label} are spread over the same tables, and {found}"
+    return reason
+
+
+def _why_not_alone(model: Any) -> str | None:
     options = model._meta
     fields = getattr(model, "CQRS_FIELDS", ALL_BASIC_FIELDS)
     if fields != ALL_BASIC_FIELDS and (isinstance(fields, str) or not isinstance(fields, Collection)):
         return "its CQRS_FIELDS are no list of names"
-    if options.parents:
-        return "its row is spread over several tables"
-    if any(model in other._meta.get_parent_list() for other in MasterRegistry.models.values()):
-        return "the rows of another master model are spread over its table and others"
+    if options.proxy:
+        return "it is a proxy of another model"
+    if not all(link is not None and link.primary_key for link in options.parents.values()):
+        return "its row is spread over several tables, which do not have the same primary key"
     if type(options.pk).__name__ == "CompositePrimaryKey":
         return "its primary key is composite"
-    names = [model.CQRS_ID, options.db_table, *(str(f.column) for f in options.local_concrete_fields)]
-    if any("%" in name for name in names):
+    tables = [model, *options.get_parent_list()]
+    names = [str(f.column) for table in tables for f in table._meta.local_concrete_fields]
+    if any("%" in name for name in [model.CQRS_ID, *(table._meta.db_table for table in tables), *names]):
         return "there is a percent sign in its CQRS_ID, table or a column"
+    if is_spread(model) and _is_hooked(model):
+        return "its row is spread over several tables, and its hooks have a say in each change"
     return None
+
+
+def is_spread(model: Any) -> bool:
+    """Whether a row of the model is spread over several tables, or shares its own with another master model."""
+    return bool(model._meta.parents) or len(family(model)) > 1
+
+
+def family(model: Any) -> set[Any]:
+    """The master model and those with which it shares tables: they share revisions, too."""
+    registered: list[Any] = list(MasterRegistry.models.values())
+    masters = [m for m in registered if m.CQRS_PRODUCE]
+    related = {m: {m, *m._meta.get_parent_list()} for m in masters}
+    found, fresh = {model}, {model}
+    while fresh:
+        fresh = {
+            m for m in masters for f in fresh if m not in found and (m in f._meta.get_parent_list() or f in related[m])
+        }
+        found |= fresh
+    return found
+
+
+def ancestors(model: Any) -> list[Any]:
+    """The master models that a model inherits."""
+    return [m for m in model._meta.get_parent_list() if m in family(model)]
+
+
+def holder(model: Any) -> Any:
+    """The model in whose table the revision of a row is."""
+    return model._meta.get_field(REVISION_FIELD).model
 
 
 def has_hooks(model: Any) -> bool:
@@ -79,5 +122,13 @@ def overrides(model: Any) -> bool:
 def why_not_links(model: Any) -> str | None:
     """Why the links of a model that triggers capture are left to the ORM; None where they are not."""
     # Not from memory: a decorator of the class may add a hook yet.
-    hooked = overrides.__wrapped__(model) or conf.meta_function.raw() or conf.correlation_function.raw()
-    return "its hooks have a say in each change" if hooked else None
+    if _is_hooked(model):
+        return "its hooks have a say in each change"
+    for field in links.replicated.__wrapped__(model):
+        if field.model is not model and field not in links.replicated.__wrapped__(field.model):
+            return f"the field {field.name} belongs to {field.model._meta.label}, which does not replicate it"
+    return None
+
+
+def _is_hooked(model: Any) -> bool:
+    return bool(overrides.__wrapped__(model) or conf.meta_function.raw() or conf.correlation_function.raw())

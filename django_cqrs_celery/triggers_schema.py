@@ -16,7 +16,9 @@ from typing import Any
 
 from django.db.backends.signals import connection_created
 
-from django_cqrs_celery import links, triggers
+from django_cqrs_celery import links, triggers, triggers_parts
+from django_cqrs_celery.constants import REVISION_FIELD, UPDATED_FIELD
+from django_cqrs_celery.registries import MasterRegistry
 from django_cqrs_celery.triggers import CaptureTrigger
 from django_cqrs_celery.triggers_plan import MARK
 
@@ -43,6 +45,8 @@ class _Editor:
         if exc_type is None:
             for statement in [statement for statements in self._late.values() for statement in statements]:
                 self.execute(statement, None)
+            if not self.collect_sql:  # type: ignore[attr-defined]
+                self._bring_strangers_back()
         super().__exit__(exc_type, exc_value, traceback)  # type: ignore[misc]
 
     def execute(self, sql: Any, params: Any = ()) -> None:
@@ -86,9 +90,10 @@ class _Editor:
 
     def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
         """Rename a table; triggers speak of their table by its name."""
-        declared = [] if self._is_rebuilding or old_db_table == new_db_table else triggers.declared_by(model)
-        for constraint in declared:
-            self._uninstall(model, constraint)
+        renamed = not self._is_rebuilding and old_db_table != new_db_table
+        for owner, constraint in (*_declared(model), *_inheriting(model)) if renamed else ():
+            self._uninstall(owner, constraint)
+        self._take_strangers_away(model, old_db_table)
         super().alter_db_table(model, old_db_table, new_db_table)  # type: ignore[misc]
         for owner, constraint in () if self._is_rebuilding else self._of_table(model):
             self._install(owner, constraint)
@@ -102,16 +107,32 @@ class _Editor:
             if owner is not field.model or constraint.names(field):
                 self._install(owner, constraint)
 
+    def remove_field(self, model: Any, field: Any) -> None:
+        """Drop a column; a model that inherits it may learn of that in a later migration only."""
+        concerned = [(owner, constraint) for owner, constraint in _inheriting(model) if constraint.names(field)]
+        for owner, constraint in concerned:
+            self._uninstall(owner, constraint)
+        self._take_strangers_away(model)
+        super().remove_field(model, field)  # type: ignore[misc]
+        for owner, constraint in concerned:
+            self._install(owner, constraint.without({field.name}))
+
     def alter_field(self, model: Any, old_field: Any, new_field: Any, strict: bool = False) -> None:
         """Alter a column; PostgreSQL refuses while a trigger names it, and afterwards its text may be another."""
         altered = self._field_should_be_altered(old_field, new_field)  # type: ignore[attr-defined]
         concerned = list(_concerned(old_field)) if altered else []
+        # Where the field has another name, its heirs may have got it already.
+        heirs = [found for found in _inheriting(old_field.model) if altered and found[1].names(old_field)]
+        concerned += [found for found in heirs if found not in concerned]
         for owner, constraint in concerned:
             self._uninstall(owner, constraint)
+        if altered:
+            self._take_strangers_away(model)
         super().alter_field(model, old_field, new_field, strict)  # type: ignore[misc]
         for owner, constraint in concerned:
             now = new_field.model if owner is old_field.model else _bearer(constraint, new_field.model._meta.apps)
-            self._install(now or owner, constraint)
+            renamed = old_field.name != new_field.name and owner is not old_field.model
+            self._install(now or owner, constraint.renamed(old_field.name, new_field.name) if renamed else constraint)
 
     def _alter_many_to_many(self, model: Any, old_field: Any, new_field: Any, strict: bool) -> None:
         """Rename a table of links and its columns; SQLite copies the links, which is no change of any."""
@@ -131,8 +152,8 @@ class _Editor:
 
     def _of_table(self, model: Any) -> Iterator[tuple[Any, CaptureTrigger]]:
         """Triggers of a table: of a master model, and of those whose links it holds."""
-        for constraint in triggers.declared_by(model):
-            yield model, constraint
+        yield from _declared(model)
+        yield from _inheriting(model)
         for owner, constraint, _ in () if self._is_relinking else _linked_by(model):
             yield owner, constraint
 
@@ -153,8 +174,11 @@ class _Editor:
             with self.connection.cursor() as cursor:
                 tables = set(self.connection.introspection.table_names(cursor))
             # That of a model of links may come later, or be renamed next; then this is called once more.
-            own = model._meta.db_table in tables
-            statements = constraint.install_sql(model, self.connection, tables) if own else []
+            own = {table._meta.db_table for table in (model, *model._meta.get_parent_list())}
+            statements = constraint.install_sql(model, self.connection, tables) if own <= tables else []
+            if len(own) > 1 and not own <= tables:
+                # On the way back a model may still refer to a table under its name of later.
+                _strangers.setdefault(self.connection.alias, set()).add(constraint.name)
         for statement in statements:
             self.execute(statement, None)
 
@@ -172,6 +196,31 @@ class _Editor:
         if triggers.is_supported(self.connection):
             for statement in constraint.uninstall_sql(model, self.connection):
                 self.execute(statement, None)
+
+    def _take_strangers_away(self, model: Any, table: str | None = None) -> None:
+        """Take away triggers of models that inherit a table, of which the state of this migration does not know.
+
+        On the way back Django leaves out models of other apps which come after this migration.
+        """
+        if self._is_rebuilding or self.collect_sql or not triggers.is_supported(self.connection):  # type: ignore[attr-defined]
+            return
+        known = {found.name for other in model._meta.apps.get_models() for found in triggers.declared_by(other)}
+        quote, vendor = self.connection.ops.quote_name, self.connection.vendor
+        found = triggers_parts.sets_of_table(self.connection, table or model._meta.db_table, known)
+        for name, strange in found.items():
+            for statement in triggers_parts.take_away(vendor, strange, quote):
+                self.execute(statement, None)
+            _strangers.setdefault(self.connection.alias, set()).add(name)
+
+    def _bring_strangers_back(self) -> None:
+        """As the models are now, as far as the tables are so already; else at the end of another migration."""
+        taken = _strangers.get(self.connection.alias, set())
+        for model, constraint in _of_all_masters() if taken else ():
+            names = {name for name in taken if constraint.name.startswith(name)}
+            missing = _missing(model, self.connection) if names else None
+            if missing is not None:
+                self._install(model, constraint.without(missing))
+                taken -= names
 
     def _has_outbox(self: Any) -> bool:
         return self.collect_sql or triggers.has_outbox(self.connection)
@@ -203,14 +252,49 @@ class _SQLiteEditor(_Editor):
             self.execute(sql, None)
 
 
+#: Names of the sets of triggers that are to come back, by alias.
+_strangers: dict[str, set[str]] = {}
+
+
+def _of_all_masters() -> Iterator[tuple[Any, CaptureTrigger]]:
+    for model in MasterRegistry.models.values():
+        yield from _declared(model)
+
+
+def _missing(model: Any, connection: Any) -> set[str] | None:
+    """Names of the fields of which there is no column yet, or no more; None if more than that is not there."""
+    missing: set[str] = set()
+    with connection.cursor() as cursor:
+        tables = connection.introspection.table_names(cursor)
+        for table in [model, *model._meta.get_parent_list()]:
+            if table._meta.db_table not in tables:
+                return None
+            found = connection.introspection.get_table_description(cursor, table._meta.db_table)
+            columns = {column.name for column in found}
+            missing |= {field.name for field in table._meta.local_concrete_fields if field.column not in columns}
+    return None if {REVISION_FIELD, UPDATED_FIELD, model._meta.pk.name} & missing else missing
+
+
 def _concerned(field: Any) -> Iterator[tuple[Any, CaptureTrigger]]:
     """Triggers that name a column, or a foreign key that leads to it and is altered with it."""
     for model in field.model._meta.apps.get_models():
         for constraint in triggers.declared_by(model):
-            own = [f for f in model._meta.local_concrete_fields if constraint.names(f)]
+            own = [f for f in model._meta.concrete_fields if constraint.names(f)]
             ends = [end for _, both in constraint.link_fields(model) for end in both]
             if any(_leads_to(f, field) for f in [*own, *ends]):
                 yield model, constraint
+
+
+def _declared(model: Any) -> Iterator[tuple[Any, CaptureTrigger]]:
+    for constraint in triggers.declared_by(model):
+        yield model, constraint
+
+
+def _inheriting(parent: Any) -> Iterator[tuple[Any, CaptureTrigger]]:
+    """Master models that inherit a table, with their triggers."""
+    for model in parent._meta.apps.get_models():
+        if any(found._meta.label_lower == parent._meta.label_lower for found in model._meta.get_parent_list()):
+            yield from _declared(model)
 
 
 def _linked_by(through: Any) -> Iterator[tuple[Any, CaptureTrigger, Any]]:
@@ -223,7 +307,8 @@ def _linked_by(through: Any) -> Iterator[tuple[Any, CaptureTrigger, Any]]:
 
 
 def _leads_to(own: Any, field: Any) -> bool:
-    while not (own.model is field.model and own.name == field.name):
+    # By their labels: models may still refer to classes that others have replaced.
+    while not (own.model._meta.label_lower == field.model._meta.label_lower and own.name == field.name):
         if own.remote_field is None:
             return False
         own = own.target_field

@@ -10,7 +10,9 @@ from django_cqrs_celery.triggers_plan import MARK, Column, Plan, no_previous_val
 #: Each trigger of a set by the end of its name.
 SUFFIXES = ("insert", "update", "delete")
 #: The present moment as Django writes it; the percent signs are put in by SQLite.
-_NOW = "strftime(replace('!Y-!m-!d !H:!M:!f', '!', char(37)), 'now')"
+NOW = "strftime(replace('!Y-!m-!d !H:!M:!f', '!', char(37)), 'now')"
+#: What a delete says beside its revision.
+GONE = f"""'{{"cqrs_updated":"' || replace({NOW}, ' ', 'T') || '+00:00"}}'"""
 
 
 def install(plan: Plan) -> list[str]:
@@ -31,7 +33,7 @@ def found(connection: Any, plan: Plan, suffixes: Sequence[str] = SUFFIXES) -> di
         return {names[name]: (body, True) for name, body in cursor.fetchall() if name in names}
 
 
-def _text(column: Column, value: str) -> str:
+def text(column: Column, value: str) -> str:
     """Text of the wire value of a column."""
     if column.kind in ("text", "date"):
         return value
@@ -45,13 +47,13 @@ def _text(column: Column, value: str) -> str:
     return f"CAST({value} AS TEXT)"
 
 
-def _json(column: Column, value: str) -> str:
+def json(column: Column, value: str) -> str:
     """JSON text of the wire value of a column."""
     if column.kind == "boolean":
         return f"CASE WHEN {value} IS NULL THEN 'null' WHEN {value} THEN 'true' ELSE 'false' END"
     if column.kind in ("integer", "float"):
         return f"json_quote({value})"
-    return f"CASE WHEN {value} IS NULL THEN 'null' ELSE json_quote({_text(column, value)}) END"
+    return f"CASE WHEN {value} IS NULL THEN 'null' ELSE json_quote({text(column, value)}) END"
 
 
 def _statements(plan: Plan, print_: str) -> list[str]:
@@ -59,12 +61,11 @@ def _statements(plan: Plan, print_: str) -> list[str]:
     table, outbox = quote(plan.table), quote(plan.outbox)
     key, revision, updated = quote(plan.key.column), quote(plan.revision), quote(plan.updated)
     cqrs_id = plan.literal(plan.cqrs_id)
-    new_pk, old_pk = _text(plan.key, f"NEW.{key}"), _text(plan.key, f"OLD.{key}")
+    new_pk, old_pk = text(plan.key, f"NEW.{key}"), text(plan.key, f"OLD.{key}")
     save = f"INSERT INTO {outbox} (signal_type, cqrs_id, instance_pk"
     delete = (
         f"INSERT INTO {outbox} (signal_type, cqrs_id, instance_pk, revision, instance_data)"
-        f" SELECT 'DELETE', {cqrs_id}, {old_pk}, OLD.{revision} + 1,"
-        f" '{{\"cqrs_updated\":\"' || replace({_NOW}, ' ', 'T') || '+00:00\"}}'"
+        f" SELECT 'DELETE', {cqrs_id}, {old_pk}, OLD.{revision} + 1, {GONE}"
     )
     last_delete = (
         f"(SELECT max(d.revision) FROM {outbox} d WHERE d.signal_type = 'DELETE' AND d.cqrs_id = {cqrs_id}"
@@ -74,10 +75,11 @@ def _statements(plan: Plan, print_: str) -> list[str]:
     names, values = "", ""
     if plan.tracked:
         previous = previous_values(
-            plan, lambda c: f"OLD.{quote(c)} IS NOT NEW.{quote(c)}", lambda c: _json(c, f"OLD.{quote(c.column)}"), "||"
+            plan, lambda c: f"OLD.{quote(c)} IS NOT NEW.{quote(c)}", lambda c: json(c, f"OLD.{quote(c.column)}"), "||"
         )
         names, values = ", previous_data", f", nullif('{{' || substr({previous}, 2) || '}}', '{{}}')"
-    created = f", {no_previous_values(plan)}" if plan.tracked else ""
+    nothing = no_previous_values(plan)
+    new_names, new_values = (", previous_data", f", {nothing}") if nothing else ("", "")
 
     def trigger(suffix: str, event: str, condition: str, *body: str) -> str:
         when = f"WHEN {condition} " if condition else ""
@@ -91,7 +93,7 @@ def _statements(plan: Plan, print_: str) -> list[str]:
     return [
         trigger(
             "insert", "INSERT", "",
-            f"{save}{names}) SELECT 'SAVE', {cqrs_id}, {new_pk}{created} WHERE NEW.{revision} >= 0",
+            f"{save}{new_names}) SELECT 'SAVE', {cqrs_id}, {new_pk}{new_values} WHERE NEW.{revision} >= 0",
             row(value=f"-NEW.{revision} - 1") + f" AND NEW.{revision} < 0",
             # A value below zero is one that the trigger of updates takes as it is.
             row(value=f"-{last_delete} - 2") + f" AND NEW.{revision} <= {last_delete}",
@@ -104,7 +106,7 @@ def _statements(plan: Plan, print_: str) -> list[str]:
             f"UPDATE {table} SET {revision} = CASE WHEN NEW.{revision} < 0 THEN -NEW.{revision} - 1"
             f" WHEN NEW.{revision} > OLD.{revision} THEN NEW.{revision} WHEN {changed} THEN OLD.{revision} + 1"
             f" ELSE OLD.{revision} END, {updated} = CASE WHEN NEW.{revision} >= 0"
-            f" AND NEW.{updated} IS OLD.{updated} AND (NEW.{revision} > OLD.{revision} OR {changed}) THEN {_NOW}"
+            f" AND NEW.{updated} IS OLD.{updated} AND (NEW.{revision} > OLD.{revision} OR {changed}) THEN {NOW}"
             f" ELSE NEW.{updated} END WHERE {key} = NEW.{key}"
             f" AND (NEW.{revision} <= OLD.{revision} OR NEW.{updated} IS OLD.{updated})",
             row(value=f"{last_delete} + 1") + f" AND NEW.{key} IS NOT OLD.{key} AND {revision} <= {last_delete}",

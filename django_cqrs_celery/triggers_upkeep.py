@@ -11,7 +11,7 @@ from django.db import connections, router, transaction
 from django.db.migrations.loader import MigrationLoader
 from django.db.models.signals import post_migrate
 
-from django_cqrs_celery import triggers
+from django_cqrs_celery import triggers, triggers_rules
 from django_cqrs_celery.constants import REVISION_FIELD
 from django_cqrs_celery.registries import MasterRegistry
 from django_cqrs_celery.triggers import CaptureTrigger
@@ -45,7 +45,7 @@ class TriggerSet:
         rows whose changes it promises itself (``fields.marked``).
         """
         connection = connections[self.alias]
-        table = connection.ops.quote_name(self.model._meta.db_table)
+        table = connection.ops.quote_name(triggers_rules.holder(self.model)._meta.db_table)
         revision = connection.ops.quote_name(self.model._meta.get_field(REVISION_FIELD).column)
         mended = f"UPDATE {table} SET {revision} = -{revision} - 1 WHERE {revision} < 0"
         return [mended, *self.constraint.install_sql(self.model, connection)]

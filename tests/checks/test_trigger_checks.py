@@ -49,20 +49,46 @@ def test_a_setting_that_is_unknown(check, settings, name):
     assert found["E005"].msg.startswith(f"CQRS['master']['{name}'] is 'triggers', expected")
 
 
-def test_a_kind_of_model_that_has_no_triggers(check):
-    class Parent(models.Model):
-        class Meta:
-            app_label = "master_app"
+def _parent(name, base=models.Model, **attributes):
+    meta = type("Meta", (), {"app_label": "master_app"})
+    return type(name, (base,), {"__module__": __name__, "Meta": meta, **attributes})
 
-    class Thing(MasterMixin, Parent):
-        CQRS_ID = "thing"
 
-        class Meta:
-            app_label = "master_app"
+def _master_of(name, *bases):
+    meta = type("Meta", (), {"app_label": "master_app"})
+    return type(name, (MasterMixin, *bases), {"CQRS_ID": name.lower(), "__module__": __name__, "Meta": meta})
 
+
+def test_a_row_in_several_tables(check):
+    thing = _master_of("Thing", _parent("Base"))
+    heir = master("Heir", thing)
+    assert triggers.declared_by(thing) and triggers.declared_by(heir)
+    assert check(CQRS) == {}
+
+
+def test_tables_of_different_keys(check):
+    bases = [_parent(name, **{key: models.AutoField(primary_key=True)}) for name, key in (("One", "a"), ("Two", "b"))]
+    thing = _master_of("Thing", *bases)
+    assert not triggers.declared_by(thing)
     found = check(CQRS)
     assert set(found) == {"W066"}
-    assert "Thing are not captured by triggers" in found["W066"].msg
+    assert "Thing are not captured by triggers: its row is spread over several tables, which" in found["W066"].msg
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [({"is_sync_instance": lambda self: True}, "its hooks have a say"), ({"CQRS_CAPTURE": "orm"}, "the ORM captures")],
+)
+def test_models_that_share_tables_are_captured_the_same_way(check, attributes, reason):
+    """A child that comes later takes the triggers of its parent, and those of its other children, with it."""
+    thing = master()
+    first = _parent("First", thing, CQRS_ID="first")
+    assert triggers.declared_by(thing) and triggers.declared_by(first)
+    second = _parent("Second", thing, CQRS_ID="second", **attributes)
+    assert not any(triggers.declared_by(model) for model in (thing, first, second))
+    found = check(CQRS)
+    assert set(found) == {"W066"}
+    assert reason in found["W066"].msg
 
 
 @pytest.mark.parametrize(("capture", "expected"), [(None, {"W066"}), ("trigger", {"W066"}), ("orm", set())])

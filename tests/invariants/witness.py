@@ -19,20 +19,23 @@ REPLICAS: dict[str, type[Model]] = {
     "book": replica_models.Book,
     "node": replica_models.Node,
     "ticket": replica_models.Ticket,
+    "cafe": replica_models.Cafe,
+    "place": replica_models.Place,
 }
+REPLICAS = {name: model for name, model in REPLICAS.items() if name in MODELS}
 #: A row: its model and the text of its primary key.
 Key = tuple[str, str]
 Row = dict[str, Any]
 
 
 def rows_of(models: dict[str, Any]) -> dict[Key, Row]:
-    """Every row of the models, field by field."""
+    """Every row of the models, field by field, as far as it travels."""
     found: dict[Key, Row] = {}
     for name, model in models.items():
-        names = sorted(field.attname for field in model._meta.concrete_fields)
+        names = sorted(field.attname for field in REPLICAS[name]._meta.concrete_fields)
         for values in model._base_manager.values_list(*names):
             row = dict(zip(names, values, strict=True))
-            found[(name, str(row[model._meta.pk.attname]))] = row
+            found[(name, str(row[REPLICAS[name]._meta.pk.attname]))] = row
     return found
 
 

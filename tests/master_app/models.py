@@ -206,3 +206,73 @@ class Draft(MasterMixin):
 
     def is_sync_instance(self):
         return not self.topics.filter(name="private").exists()
+
+
+class Asset(models.Model):
+    """Not replicated by itself."""
+
+    label = models.CharField(max_length=50, db_default="")
+    note = models.CharField(max_length=50, default="", db_default="")
+
+
+class Machine(MasterMixin, Asset):
+    """A row in two tables, of which its own holds the revision."""
+
+    CQRS_ID = "machine"
+    CQRS_CAPTURE = "trigger"
+    CQRS_FIELDS = ("asset_ptr", "label", "power")
+    CQRS_TRACKED_FIELDS = ("label", "power")
+    CQRS_M2M_FIELDS = "__all__"
+
+    power = models.IntegerField(default=0, db_default=0)
+    shelves = models.ManyToManyField(Shelf)
+
+
+class Place(MasterMixin):
+    """A master model that others inherit; one of its columns travels with these alone."""
+
+    CQRS_ID = "place"
+    CQRS_CAPTURE = "trigger"
+    CQRS_FIELDS = ("id", "name")
+
+    name = models.CharField(max_length=50)
+    city = models.CharField(max_length=50, default="", db_default="")
+
+
+class Cafe(Place):
+    """Its table has no revision: that of the place is its own."""
+
+    CQRS_ID = "cafe"
+    CQRS_FIELDS = "__all__"
+    CQRS_TRACKED_FIELDS = ("city", "seats")
+    CQRS_M2M_FIELDS = "__all__"
+
+    seats = models.IntegerField(default=0, db_default=0)
+    shelves = models.ManyToManyField(Shelf)
+
+
+class Bistro(Cafe):
+    """The third table of a row."""
+
+    CQRS_ID = "bistro"
+    CQRS_TRACKED_FIELDS = None
+    CQRS_M2M_FIELDS = None
+
+    chef = models.CharField(max_length=50, default="", db_default="")
+
+
+class Venue(MasterMixin):
+    """Holds the revisions of others and is not replicated itself."""
+
+    CQRS_ID = "venue"
+    CQRS_CAPTURE = "trigger"
+    CQRS_PRODUCE = False
+
+    name = models.CharField(max_length=50)
+
+
+class Hall(Venue):
+    CQRS_ID = "hall"
+    CQRS_PRODUCE = True
+
+    rows = models.IntegerField(default=0, db_default=0)

@@ -168,3 +168,51 @@ class Guarded(ReplicaMixin):
 
     id = models.BigIntegerField(primary_key=True)
     name = models.CharField(max_length=50)
+
+
+class Machine(ReplicaMixin):
+    CQRS_ID = "machine"
+    CQRS_MAPPING = {"asset_ptr": "id", "label": "label", "power": "power", "shelves": "shelves"}
+
+    id = models.BigIntegerField(primary_key=True)
+    label = models.CharField(max_length=50)
+    power = models.IntegerField()
+    shelves = models.ManyToManyField(Shelf)
+
+
+class Place(ReplicaMixin):
+    CQRS_ID = "place"
+
+    id = models.BigIntegerField(primary_key=True)
+    name = models.CharField(max_length=50)
+
+
+class Cafe(ReplicaMixin):
+    CQRS_ID = "cafe"
+    CQRS_MAPPING = {"place_ptr": "id", "name": "name", "city": "city", "seats": "seats", "shelves": "shelves"}
+
+    id = models.BigIntegerField(primary_key=True)
+    name = models.CharField(max_length=50)
+    city = models.CharField(max_length=50)
+    seats = models.IntegerField()
+    shelves = models.ManyToManyField(Shelf)
+
+
+class Bistro(ReplicaMixin):
+    CQRS_ID = "bistro"
+    CQRS_MAPPING = {"cafe_ptr": "id", "name": "name", "city": "city", "seats": "seats", "chef": "chef"}
+
+    id = models.BigIntegerField(primary_key=True)
+    name = models.CharField(max_length=50)
+    city = models.CharField(max_length=50)
+    seats = models.IntegerField()
+    chef = models.CharField(max_length=50)
+
+
+class Hall(ReplicaMixin):
+    CQRS_ID = "hall"
+    CQRS_MAPPING = {"venue_ptr": "id", "name": "name", "rows": "rows"}
+
+    id = models.BigIntegerField(primary_key=True)
+    name = models.CharField(max_length=50)
+    rows = models.IntegerField()

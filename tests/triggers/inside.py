@@ -46,6 +46,16 @@ def heard(cqrs_id: str, pk: str, *statements: str) -> list[str]:
     return [row[0] for row in rows]
 
 
+def told(cqrs_id: str, pk: str, *statements: str) -> list[str]:
+    """Run statements that write a row of several tables; returns the signal types that the outbox got, each once."""
+    from django_cqrs_celery.models import OutboxMessage
+
+    OutboxMessage.objects.all().delete()
+    sql(*statements)
+    rows = OutboxMessage.objects.order_by("pk").filter(cqrs_id=cqrs_id, instance_pk=pk)
+    return list(dict.fromkeys(rows.values_list("signal_type", flat=True)))
+
+
 def triggers() -> list[str]:
     """Names of all triggers of the database."""
     queries = {

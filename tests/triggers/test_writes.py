@@ -237,7 +237,7 @@ def test_foreign_key_of_the_database(stocks, net, action):
     finally:
         run("DROP TABLE tests_child")
         run("DROP TABLE tests_parent")
-        for statement in triggers_parts.uninstall(own.vendor, plan.name, engine.SUFFIXES, plan.quote):
+        for statement in triggers_parts.uninstall_own(own.vendor, plan.name, 0, plan.quote):
             run(statement)
 
 
