@@ -58,12 +58,15 @@ def apply(
     """Time a worker on the messages of a file, from the first twentieth to the last change: its start is left out."""
     rows = rows or n
     servers.empty("replica")
+    with servers.side("replica") as connection:
+        # Not after the table is filled: PostgreSQL writes each page whole at its first change after a checkpoint, and
+        # a large table, whose rows share no pages, would pay that for every change.
+        connection.execute("CHECKPOINT")
     servers.fill("replica", table, rows)
     with servers.side("replica") as connection, servers.broker() as queues:
         queues.purge()
         with path.open() as file:
             count = queues.publish(file)
-        connection.execute("CHECKPOINT")
         worker = processes.start_worker(workers)
         try:
             rate, seconds = _steady_rate(connection, table, n)
