@@ -52,6 +52,16 @@ def net(transactional_db):
     return network.Network()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What a test has logged may hold half a character, which cannot be told to the process that reports."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode("utf-8")) for title, text in report.sections
+    ]
+    return report
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "transactional_db" in getattr(item, "fixturenames", ()) or item.get_closest_marker("django_db"):
