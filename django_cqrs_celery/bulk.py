@@ -71,7 +71,8 @@ def _on_rows_updating(
 
 def _update_alone(model: Any, queryset: Any, values: dict[str, Any], using: str) -> int:
     # A row that is spread over several tables is updated by several statements.
-    with transaction.atomic(using=using, savepoint=False) if model._meta.parents else nullcontext():
+    is_spread = bool(model._meta.concrete_model._meta.parents)
+    with transaction.atomic(using=using, savepoint=False) if is_spread else nullcontext():
         count = models.QuerySet.update(queryset, **values)
     if count:
         capture.announce(using)
@@ -97,7 +98,7 @@ def _is_done_at_once(model: Any, queryset: Any, using: str) -> bool:
     return (
         connections[using].vendor == "postgresql"
         and len(masters) == 1
-        and not model._meta.parents
+        and not model._meta.concrete_model._meta.parents
         and not queryset.query.is_sliced
         and is_plain(masters[0])
         and _has_plain_key(model)

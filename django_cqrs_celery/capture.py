@@ -171,7 +171,7 @@ def _before_save(sender: Any, instance: Any, raw: bool, using: str, **kwargs: An
         instance.__dict__[NEXT_REVISION] = F(REVISION_FIELD)
     elif earlier is not None and alone:
         # PostgreSQL's trigger sees that it has raised this row's revision; elsewhere it must be told to keep silent.
-        is_seen = connections[using].vendor == "postgresql" or bool(sender._meta.parents)
+        is_seen = connections[using].vendor == "postgresql" or bool(sender._meta.concrete_model._meta.parents)
         instance.__dict__[MARKED] = not is_seen
         instance.__dict__[NEXT_REVISION] = F(REVISION_FIELD) + Value(1) if is_seen else F(REVISION_FIELD)
     elif earlier is not None:
@@ -206,7 +206,7 @@ def _after_save(
         if created and not counted:
             # Only the database knows whether there was a row of this key: read when asked for.
             instance.__dict__.pop(REVISION_FIELD, None)
-        elif not created and sender._meta.parents:
+        elif not created and sender._meta.concrete_model._meta.parents:
             # Each of its tables may have raised it.
             instance.__dict__.pop(REVISION_FIELD, None)
             instance.__dict__.pop(UPDATED_FIELD, None)
@@ -371,9 +371,10 @@ def _after_delete(sender: Any, instance: Any, using: str, **kwargs: Any) -> None
         _forget(sender, instance, using)
         announce(using)
         return
-    if revision is None or not masters:
+    # Django deletes the parents of a multi-table row as instances of their own, or keeps them: a child that is no
+    # master has nothing to tell, and of others only the first is this one's.
+    if revision is None or not masters or masters[0]._meta.concrete_model is not sender._meta.concrete_model:
         return
-    # Django deletes the parents of a multi-table row as instances of their own: only the first is this one's.
     master = masters[0]
     data = {
         master._meta.pk.name: images.wire_pk(master, instance.pk),

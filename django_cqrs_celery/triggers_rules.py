@@ -28,7 +28,13 @@ def wanted(model: Any) -> bool:
     It is asked while models are loaded, before the system check of a setting that is no good can say so.
     """
     asked = asked_for(model)
-    return (asked == "trigger" or (asked == "auto" and not asks_instances(model))) and bool(conf.outbox.raw())
+    by_itself = asked == "auto" and not asks_instances(model) and _parents_are_managed(model)
+    return (asked == "trigger" or by_itself) and bool(conf.outbox.raw())
+
+
+def _parents_are_managed(model: Any) -> bool:
+    """Whether all tables of the model are Django's; another's may belong to who lets nobody create triggers."""
+    return all(parent._meta.managed for parent in model._meta.get_parent_list())
 
 
 def asks_instances(model: Any) -> bool:
@@ -61,11 +67,12 @@ def _why_not_alone(model: Any) -> str | None:
         return "its CQRS_FIELDS are no list of names"
     if options.proxy:
         return "it is a proxy of another model"
-    if not all(link is not None and link.primary_key for link in options.parents.values()):
+    tables = [model, *options.get_parent_list()]
+    # Their links, too: a parent's key may be another than that of its own parent.
+    if not all(link is not None and link.primary_key for table in tables for link in table._meta.parents.values()):
         return "its row is spread over several tables, which do not have the same primary key"
     if type(options.pk).__name__ == "CompositePrimaryKey":
         return "its primary key is composite"
-    tables = [model, *options.get_parent_list()]
     names = [str(f.column) for table in tables for f in table._meta.local_concrete_fields]
     if any("%" in name for name in [model.CQRS_ID, *(table._meta.db_table for table in tables), *names]):
         return "there is a percent sign in its CQRS_ID, table or a column"

@@ -49,8 +49,8 @@ def test_a_setting_that_is_unknown(check, settings, name):
     assert found["E005"].msg.startswith(f"CQRS['master']['{name}'] is 'triggers', expected")
 
 
-def _parent(name, base=models.Model, **attributes):
-    meta = type("Meta", (), {"app_label": "master_app"})
+def _parent(name, base=models.Model, managed=True, **attributes):
+    meta = type("Meta", (), {"app_label": "master_app", "managed": managed})
     return type(name, (base,), {"__module__": __name__, "Meta": meta, **attributes})
 
 
@@ -73,6 +73,24 @@ def test_tables_of_different_keys(check):
     found = check(CQRS)
     assert set(found) == {"W066"}
     assert "Thing are not captured by triggers: its row is spread over several tables, which" in found["W066"].msg
+
+
+def test_keys_that_differ_further_up(check):
+    """The parents have different keys, the model has that of the first."""
+    root = _parent("Root")
+    link = models.OneToOneField(root, models.CASCADE, parent_link=True)
+    middle = _parent("Middle", root, code=models.CharField(max_length=5, primary_key=True), up=link)
+    assert not triggers.declared_by(_master_of("Thing", middle))
+    assert "which do not have the same primary key" in check(CQRS)["W066"].msg
+
+
+@pytest.mark.parametrize(("capture", "expected"), [("auto", []), ("trigger", ["thing"])])
+def test_a_table_that_django_does_not_manage(check, settings, capture, expected):
+    """Whether it may get triggers is for its owner to say: with 'auto' it gets none."""
+    settings.CQRS = {"queue": "tests", "master": {"capture": capture}}
+    thing = _master_of("Thing", _parent("Base", managed=False))
+    assert [constraint.cqrs_id for constraint in triggers.declared_by(thing)] == expected
+    assert check(settings.CQRS) == {}
 
 
 @pytest.mark.parametrize(

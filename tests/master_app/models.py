@@ -239,6 +239,11 @@ class Place(MasterMixin):
     city = models.CharField(max_length=50, default="", db_default="")
 
 
+class PlaceProxy(Place):
+    class Meta:
+        proxy = True
+
+
 class Cafe(Place):
     """Its table has no revision: that of the place is its own."""
 
@@ -259,6 +264,12 @@ class Bistro(Cafe):
     CQRS_M2M_FIELDS = None
 
     chef = models.CharField(max_length=50, default="", db_default="")
+
+
+class Kiosk(Place):
+    """No master itself: replicas know it as a place."""
+
+    stand = models.IntegerField(default=0, db_default=0)
 
 
 class Venue(MasterMixin):

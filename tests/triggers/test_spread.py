@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import F
 
 from django_cqrs_celery import triggers
-from tests.master_app.models import Asset, Bistro, Cafe, Hall, Machine, Place
+from tests.master_app.models import Asset, Bistro, Cafe, Hall, Kiosk, Machine, Place, PlaceProxy
 from tests.triggers.spread import arrange, changes, connection, heard, insert, rows, run
 from tests.triggers.stock import NOW
 
@@ -47,6 +47,13 @@ def convert():
     cafe = Cafe(place_ptr=place, seats=1)
     cafe.__dict__.update({key: value for key, value in place.__dict__.items() if key != "_state"})
     cafe.save()
+
+
+def kiosk():
+    """A place becomes one that no replica knows of."""
+    with transaction.atomic(using=connection().alias):
+        Kiosk(place_ptr_id=1).save_base(raw=True, force_insert=True)
+    return Kiosk.objects.get(pk=1)
 
 
 def two_savepoints():
@@ -133,6 +140,8 @@ WRITES = {
     "delete() that keeps the parents": (lambda: Bistro.objects.get().delete(keep_parents=True), gone(("bistro", 3))),
     "delete() of the parent": (lambda: Place.objects.get(pk=3).delete(), gone(*BISTRO)),
     "delete() of the plain parent": (lambda: Asset.objects.all().delete(), gone(*MACHINE)),
+    "delete() of a child that is no master": (lambda: kiosk().delete(), gone(("place", 1))),
+    "the same, its parent stays": (lambda: kiosk().delete(keep_parents=True), saved(("place", 1))),
     "QuerySet.delete()": (lambda: Hall.objects.all().delete(), gone(*HALL)),
     "a link": (lambda: Cafe.objects.get(pk=2).shelves.add(1), saved(*CAFE)),
     "a raw link": (
@@ -198,6 +207,19 @@ def test_an_instance_knows_its_revision(spread, net, model, values):
             row.save(update_fields=[name])
     assert row.cqrs_revision == model.objects.get(pk=row.pk).cqrs_revision
     heard(net)
+
+
+def test_a_proxy_is_no_table_of_its_own(spread, net):
+    """Of a model in one table its instance knows the revision without a look, whatever its class."""
+    place = PlaceProxy.objects.get(pk=1)
+    for _ in range(2):
+        with transaction.atomic(using=connection().alias):
+            for number in range(2):
+                place.name = number
+                place.save()
+        assert "cqrs_revision" in place.__dict__
+    assert place.cqrs_revision == Place.objects.get(pk=1).cqrs_revision == 2
+    assert heard(net) == saved(("place", 1))
 
 
 def test_a_row_that_comes_back_is_newer_than_its_delete(spread, net):
