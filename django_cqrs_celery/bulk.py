@@ -15,7 +15,18 @@ from django.db import connections, models, router, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from django_cqrs_celery import capture, conf, images, managers, outbox, serialization, signals, tracker, triggers
+from django_cqrs_celery import (
+    capture,
+    conf,
+    images,
+    managers,
+    outbox,
+    serialization,
+    signals,
+    tracker,
+    triggers,
+    triggers_rules,
+)
 from django_cqrs_celery.constants import REVISION_FIELD, UPDATED_FIELD, SignalType
 from django_cqrs_celery.fields import MARKED
 from django_cqrs_celery.mixins import RawMasterMixin
@@ -73,10 +84,25 @@ def _update_alone(model: Any, queryset: Any, values: dict[str, Any], using: str)
     # A row that is spread over several tables is updated by several statements.
     is_spread = bool(model._meta.concrete_model._meta.parents)
     with transaction.atomic(using=using, savepoint=False) if is_spread else nullcontext():
+        _lock_oldest(model, queryset, values, using)
         count = models.QuerySet.update(queryset, **values)
     if count:
         capture.announce(using)
     return count
+
+
+def _lock_oldest(model: Any, queryset: Any, values: dict[str, Any], using: str) -> None:
+    """Lock rows that are spread over several tables as ``save()`` does, from the oldest on, where Django would not."""
+    concrete = model._meta.concrete_model
+    parents, query = concrete._meta.get_parent_list(), queryset.query
+    if not parents or not connections[using].features.has_select_for_update or query.is_sliced or query.combinator:
+        return
+    tables = {(model._meta.pk if name == "pk" else model._meta.get_field(name)).model for name in values}
+    if tables == {parents[-1]} or tables | {triggers_rules.holder(concrete)} == {concrete}:
+        return  # no other table is written before the oldest
+    rows = parents[-1]._base_manager.using(using).filter(pk__in=queryset.order_by().values("pk")).order_by("pk")
+    no_key = connections[using].features.has_select_for_no_key_update
+    list(rows.select_for_update(no_key=no_key).values_list("pk"))
 
 
 def _update(model: Any, queryset: Any, values: dict[str, Any], using: str) -> int:
@@ -141,6 +167,7 @@ def _promising(master: Any) -> Callable[..., Any]:
 def _update_in_chunks(
     model: Any, masters: list[Any], queryset: Any, values: dict[str, Any], stamped: dict[str, Any], using: str
 ) -> int:
+    _lock_oldest(model, queryset, values, using)
     rows = queryset.order_by("pk")
     features = connections[using].features
     if features.has_select_for_update:

@@ -309,6 +309,37 @@ def test_a_part_that_comes_while_another_is_written(spread, net, parent, child, 
     assert (child, pk, "SAVE") in heard(net)
 
 
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize("captured", [True, False])
+@pytest.mark.parametrize(
+    ("model", "parent", "values"), [(Cafe, Place, {"seats": 5}), (Machine, Asset, {"label": "x", "power": 5})]
+)
+def test_an_update_locks_tables_in_the_order_of_a_save(spread, net, monkeypatch, captured, model, parent, values):
+    """Else the two end in a deadlock."""
+    if not captured:
+        monkeypatch.setattr(triggers, "captures", lambda model, using: False)
+    pk, errors = model.objects.first().pk, []
+
+    def update():
+        try:
+            assert model.objects.filter(pk=pk).update(**values) == 1
+        except Exception as error:
+            errors.append(error)
+        finally:
+            connection().close()
+
+    other = threading.Thread(target=update)
+    with transaction.atomic(using=connection().alias):
+        parent.objects.filter(pk=pk).update(**{"name" if parent is Place else "label": "s"})
+        other.start()
+        other.join(1)
+        own = {"seats": 4} if model is Cafe else {"power": 4}
+        model.objects.filter(pk=pk).update(**own)
+    other.join(30)
+    assert not errors
+    assert (model.CQRS_ID, pk, "SAVE") in heard(net)
+
+
 @pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
 def test_one_update_of_two_tables(spread, net):
     """Its triggers may not write to either table: the outbox asks for the revision to be raised afterwards."""
