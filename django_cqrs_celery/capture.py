@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import django
+from asgiref.sync import SyncToAsync
 from django.db import connections, models
 from django.db.models import Case, Exists, F, Value, When
 from django.db.models.signals import class_prepared, post_delete, post_save, pre_delete, pre_save
@@ -199,17 +200,16 @@ def _after_save(
         if REVISION_FIELD not in update_fields:
             return
     if not created and not raw:
-        _note_revision(instance, known, repeated)
+        _note_revision(instance, known, repeated, using)
     if previous or not created:
         previous = tracker.note(instance, previous, since=connections[using].run_on_commit)
     if by_database:
         if created and not counted:
-            # Only the database knows whether there was a row of this key: read when asked for.
-            instance.__dict__.pop(REVISION_FIELD, None)
+            # Only the database knows whether there was a row of this key.
+            _leave_to_database(instance, using, REVISION_FIELD)
         elif not created and sender._meta.concrete_model._meta.parents:
             # Each of its tables may have raised it.
-            instance.__dict__.pop(REVISION_FIELD, None)
-            instance.__dict__.pop(UPDATED_FIELD, None)
+            _leave_to_database(instance, using, REVISION_FIELD, UPDATED_FIELD)
         if connections[using].in_atomic_block:
             _transaction(using).recorded[(sender._meta.concrete_model, str(instance.pk))] = 0
         announce(using)
@@ -234,6 +234,14 @@ def _after_save(
     announce(using)
 
 
+def _leave_to_database(instance: Any, using: str, *names: str) -> None:
+    """Have fields read when they are asked for; at once for asynchronous code, which cannot do that."""
+    for name in names:
+        instance.__dict__.pop(name, None)
+    if getattr(SyncToAsync.threadlocal, "main_event_loop", None) is not None:
+        instance.refresh_from_db(using=using, fields=names)
+
+
 def _unmark(instance: Any) -> None:
     # Where the database gives back the value that was written, or Django was made to write what the instance holds.
     value = instance.__dict__.get(REVISION_FIELD)
@@ -241,7 +249,7 @@ def _unmark(instance: Any) -> None:
         instance.cqrs_revision = marked(value)
 
 
-def _note_revision(instance: Any, known: bool, repeated: bool) -> None:
+def _note_revision(instance: Any, known: bool, repeated: bool, using: str) -> None:
     """Let the instance show the revision that the UPDATE made of the one it was loaded with."""
     if django.VERSION >= (6, 0):
         return  # Django has the new value from the UPDATE itself, or reads it when asked for
@@ -249,8 +257,8 @@ def _note_revision(instance: Any, known: bool, repeated: bool) -> None:
     if known and isinstance(value, int):
         instance.cqrs_revision = value if repeated else value + 1
     else:
-        # It was made in Python under the key of an existing row: read when asked for.
-        instance.__dict__.pop(REVISION_FIELD, None)
+        # It was made in Python under the key of an existing row.
+        _leave_to_database(instance, using, REVISION_FIELD)
 
 
 def promise_of(

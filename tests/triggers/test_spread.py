@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import F
 
 from django_cqrs_celery import triggers
-from tests.master_app.models import Asset, Bistro, Cafe, Hall, Kiosk, Machine, Place, PlaceProxy
+from tests.master_app.models import Asset, Bistro, Cafe, Hall, Kiosk, Machine, Place, PlaceProxy, Ticket
 from tests.triggers.spread import arrange, changes, connection, heard, insert, rows, run
 from tests.triggers.stock import NOW
 
@@ -391,3 +392,19 @@ def test_status_looks_at_each_table(spread):
         for statement in constraint.install_sql(model, connection()):
             run(statement)
         assert constraint.state(model, connection()) == "installed"
+
+
+def test_asynchronous_code_may_look_at_the_revision_that_the_triggers_gave(spread, net):
+    async def work():
+        cafe = await Cafe.objects.aget(pk=2)
+        before, cafe.seats = cafe.cqrs_revision, 8
+        await cafe.asave()
+        after = cafe.cqrs_revision, cafe.cqrs_updated
+        ticket = await Ticket.objects.acreate(title="new")
+        return before, after, ticket.cqrs_revision
+
+    before, (revision, moment), first = async_to_sync(work)()
+    written = Cafe.objects.get(pk=2)
+    assert (written.cqrs_revision, written.cqrs_updated) == (revision, moment)
+    assert (revision > before, first) == (True, 0)
+    assert heard(net) == saved(*CAFE)
