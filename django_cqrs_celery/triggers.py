@@ -238,7 +238,7 @@ class CaptureTrigger(models.BaseConstraint):
 
 def declare(model: Any) -> None:
     """Give a master model its triggers, if it is to have them."""
-    if not model.CQRS_PRODUCE:
+    if not getattr(model, "CQRS_PRODUCE", False):  # without the mixin it has no revision; a check says so
         return
     if not triggers_rules.wanted(model) or triggers_rules.why_not(model):
         # Its revisions are those of the models that share its tables, and so are captured the same way.

@@ -89,7 +89,7 @@ def is_spread(model: Any) -> bool:
 def family(model: Any) -> set[Any]:
     """The master model and those with which it shares tables: they share revisions, too."""
     registered: list[Any] = list(MasterRegistry.models.values())
-    masters = [m for m in registered if m.CQRS_PRODUCE]
+    masters = [m for m in registered if getattr(m, "CQRS_PRODUCE", False)]
     related = {m: {m, *m._meta.get_parent_list()} for m in masters}
     found, fresh = {model}, {model}
     while fresh:
