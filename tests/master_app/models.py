@@ -269,6 +269,8 @@ class Bistro(Cafe):
 class Kiosk(Place):
     """No master itself: replicas know it as a place."""
 
+    CQRS_AUTO_REGISTER = False
+
     stand = models.IntegerField(default=0, db_default=0)
 
 
